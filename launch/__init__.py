@@ -1,0 +1,1 @@
+"""Command lines, run from the repository's root as ``python -m launch.NAME``."""

@@ -1,0 +1,38 @@
+"""Checks of what a user chooses: a row of a table by its name, a sparsity."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def check(kind: str, name: object, valid: Iterable[str]) -> None:
+    """Checks that `name` is one of the `valid` names of a `kind` of thing.
+
+    Raises:
+      ValueError: it is not; the message gives the nearest valid name and all of them.
+    """
+    valid = tuple(valid)
+    if isinstance(name, str) and name in valid:
+        return
+    near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"unknown {kind} {name!r}{hint}; valid: {', '.join(valid)}")
+
+
+def check_sparsity(sparsity: object) -> float:
+    """Returns `sparsity` as a Python float.
+
+    Raises:
+      ValueError: it is no number in [0, 1], or its value is not known (a tracer).
+    """
+    try:
+        value = float(sparsity)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"sparsity must be a number in [0, 1], known outside jit, not {sparsity!r}"
+        ) from error
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(
+            f"sparsity is {value}; it is the share of weights to remove, in [0, 1]: "
+            f"the nearest valid value is {1.0 if value > 1.0 else 0.0}"
+        )
+    return value

@@ -1,0 +1,243 @@
+"""Gradients and curvature of the mean loss: what is estimated from data."""
+
+import functools
+from collections.abc import Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pruning_jax import equations, layer_gradients, losses, tracing, trees
+from pruning_jax.losses import Loss
+from pruning_jax.types import ApplyFn, Array, Batch, Params, PyTree
+
+
+def _is_none(leaf: object) -> bool:
+    return leaf is None
+
+
+def _differentiable(variables: Params) -> PyTree:
+    """The floating leaves; ``None`` for the others (counters, random keys)."""
+    return jax.tree.map(
+        lambda leaf: leaf if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) else None,
+        variables,
+    )
+
+
+def _merge(floating: PyTree, variables: Params) -> Params:
+    return jax.tree.map(
+        lambda leaf, whole: whole if leaf is None else leaf, floating, variables, is_leaf=_is_none
+    )
+
+
+def _checked(batches: Batch | Iterable[Batch]) -> Iterator[Batch]:
+    empty = True
+    for batch in [batches] if isinstance(batches, Batch) else batches:
+        empty = False
+        if not isinstance(batch, Batch):
+            raise ValueError(f"batches must be a Batch or an iterable of Batch, not {type(batch)}")
+        examples = jax.tree.leaves(batch.inputs)[0].shape[0]
+        if examples == 0 or batch.labels.shape[:1] != (examples,):
+            raise ValueError(
+                f"a batch has inputs of {examples} examples and labels of shape "
+                f"{batch.labels.shape}; it needs at least one example, and a label for each"
+            )
+        yield batch
+    if empty:
+        raise ValueError("batches is empty; give at least one Batch")
+
+
+def _mean(sums: Iterable[tuple[int, PyTree]]) -> PyTree:
+    total, count = None, 0
+    for examples, part in sums:
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+        count += examples
+    return jax.tree.map(lambda leaf: leaf / count, total)
+
+
+def _loss_sum(floating: PyTree, apply_fn: ApplyFn, loss: Loss, variables: Params, batch: Batch):
+    logits = apply_fn(_merge(floating, variables), batch.inputs)
+    return jnp.sum(loss.value(logits, batch.labels))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _gradient_sum(apply_fn: ApplyFn, loss: Loss, variables: Params, batch: Batch) -> PyTree:
+    return jax.grad(_loss_sum)(_differentiable(variables), apply_fn, loss, variables, batch)
+
+
+def gradient(
+    apply_fn: ApplyFn,
+    variables: Params,
+    batches: Batch | Iterable[Batch],
+    *,
+    loss: Loss = losses.cross_entropy,
+) -> PyTree:
+    """The gradient of the mean loss.
+
+        g = E_x dL(f(x), y) / d theta
+
+    Args:
+      apply_fn: the model, in evaluation mode.
+      variables: its variables.
+      batches: one batch or an iterable of them; the mean is over all examples.
+      loss: one of `losses.LOSSES`.
+
+    Returns:
+      A pytree like `variables`; ``None`` for leaves that are not floating.
+
+    Raises:
+      ValueError: no batches, or labels that do not match the inputs.
+    """
+    return _mean(
+        (batch.labels.shape[0], _gradient_sum(apply_fn, loss, variables, batch))
+        for batch in _checked(batches)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _hvp_sum(apply_fn: ApplyFn, loss: Loss, variables: Params, vector: PyTree, batch: Batch):
+    floating = _differentiable(variables)
+    tangents = jax.tree.map(
+        lambda leaf, v: None if leaf is None else jnp.zeros_like(leaf) if v is None else v,
+        floating,
+        _merge(jax.tree.map(lambda _: None, floating), vector),
+        is_leaf=_is_none,
+    )
+    grad = functools.partial(
+        jax.grad(_loss_sum), apply_fn=apply_fn, loss=loss, variables=variables, batch=batch
+    )
+    return jax.jvp(grad, (floating,), (tangents,))[1]
+
+
+def hessian_vector_product(
+    apply_fn: ApplyFn,
+    variables: Params,
+    vector: PyTree,
+    batches: Batch | Iterable[Batch],
+    *,
+    loss: Loss = losses.cross_entropy,
+) -> PyTree:
+    """The Hessian of the mean loss times a vector, forward over reverse.
+
+        H v,  H = E_x d^2 L(f(x), y) / d theta^2
+
+    Args:
+      apply_fn, variables, batches, loss: as in `gradient`.
+      vector: a pytree like `variables`; ``None`` stands for zeros.
+
+    Returns:
+      A pytree like `variables`; ``None`` for leaves that are not floating.
+
+    Raises:
+      ValueError: no batches, or labels that do not match the inputs.
+    """
+    return _mean(
+        (batch.labels.shape[0], _hvp_sum(apply_fn, loss, variables, vector, batch))
+        for batch in _checked(batches)
+    )
+
+
+def _roots(
+    loss: Loss, samples: int | None, key: Array | None, first: Array, logits: Array, labels: Array
+) -> Array:
+    """Columns of the Hessian's root, shape (columns, examples, outputs)."""
+    if samples is None:
+        return jnp.moveaxis(loss.hessian_root(logits, labels), 2, 0)
+
+    def sample(number: Array, example: Array, logit: Array, label: Array) -> Array:
+        own = jax.random.fold_in(jax.random.fold_in(key, number), example)
+        return loss.sampled_root(own, logit[None], label[None])[0]
+
+    over_examples = jax.vmap(sample, in_axes=(None, 0, 0, 0))
+    numbers, rows = jnp.arange(samples), first + jnp.arange(logits.shape[0])
+    drawn = jax.vmap(over_examples, in_axes=(0, None, None, None))(numbers, rows, logits, labels)
+    return drawn / np.sqrt(samples)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _ggn_sum(
+    apply_fn: ApplyFn,
+    loss: Loss,
+    samples: int | None,
+    variables: Params,
+    batch: Batch,
+    weights: Array,
+    key: Array | None,
+    first: Array,
+) -> PyTree:
+    trace = tracing.trace(apply_fn, variables, batch.inputs)
+    model = trace.model
+    uses = {layer.kernel: layer.uses for layer in trace.layers}
+    uses |= {layer.bias: layer.bias_uses for layer in trace.layers if layer.bias is not None}
+    every = [use for group in uses.values() for use in group]
+    kept = layer_gradients.needed(model, every)
+    taps = {
+        value: jnp.zeros(model.avals[value].shape, model.avals[value].dtype)
+        for value in {layer_gradients.output(model, use) for use in every}
+    }
+    logits, pull_back, arrays = jax.vjp(
+        lambda t: equations.evaluate(model, variables, batch.inputs, t, kept.__contains__),
+        taps,
+        has_aux=True,
+    )
+    roots = _roots(loss, samples, key, first, logits, batch.labels) * weights[:, None]
+    (cotangents,) = jax.vmap(pull_back)(roots.astype(logits.dtype))
+    leaves = trees.named_leaves(variables)
+    sums = {
+        leaf: layer_gradients.squared_sum(model, group, leaves[leaf], arrays, cotangents)
+        for leaf, group in uses.items()
+    }
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: sums.get(trees.path_name(path)), variables
+    )
+
+
+def ggn_diagonal(
+    apply_fn: ApplyFn,
+    variables: Params,
+    batches: Batch | Iterable[Batch],
+    *,
+    loss: Loss = losses.cross_entropy,
+    key: Array | None = None,
+    samples: int | None = None,
+) -> PyTree:
+    """The diagonal of the generalised Gauss-Newton matrix of the mean loss.
+
+        G_kk = E_x sum_c (sum_o df_o / d theta_k  S_oc)^2,   S S^T = d^2 L / df^2
+
+    For cross-entropy this is E_x sum_c p_c (d log p_c / d theta_k)^2.
+
+    Args:
+      apply_fn, variables, batches, loss: as in `gradient`.
+      key: ``None`` for the exact diagonal; a random key for its Monte Carlo estimate.
+      samples: draws for each example of the estimate; 1 when ``None``.
+
+    Returns:
+      A pytree like `variables`, with an array for the kernel and the bias of every layer that
+      `tracing.trace` finds, and ``None`` for every other leaf.
+
+    Raises:
+      ValueError: no batches, labels that do not match, a model that cannot be traced, or
+        `samples` without `key`.
+
+    Source: Laurent et al. 2020, *Revisiting Loss Modelling for Unstructured Pruning*, section 3.
+    """
+    if key is None and samples is not None:
+        raise ValueError("samples is for the Monte Carlo estimate: give a key, or samples=None")
+    if samples is not None and samples < 1:
+        raise ValueError(f"samples is {samples}; it must be 1 or more")
+    draws = None if key is None else samples or 1
+
+    def sums() -> Iterator[tuple[int, PyTree]]:
+        first = 0
+        for batch in _checked(batches):
+            examples = batch.labels.shape[0]
+            padded, weights = batch, np.ones(examples, np.float32)
+            if examples == 1:
+                padded = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
+                weights = np.array([1, 0], np.float32)
+            part = _ggn_sum(apply_fn, loss, draws, variables, padded, weights, key, first)
+            yield examples, part
+            first += examples
+
+    return _mean(sums())

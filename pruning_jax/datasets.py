@@ -1,0 +1,138 @@
+"""Image-classification datasets as they are stored: read and decoded, not yet split by seed."""
+
+import difflib
+import functools
+import os
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pruning_jax.types import Batch
+
+_DECODED_AT_ONCE = 1_000
+_DEFAULT_DIR = "~/tensorflow_datasets"
+
+
+class Stored(NamedTuple):
+    """Images as stored, in NumPy arrays that are shared and must not be written to.
+
+    Attributes:
+      train: inputs uint8, shape (examples, height, width, channels); labels int32, (examples,).
+      test: the same.
+      classes: how many labels there are.
+    """
+
+    train: Batch
+    test: Batch
+    classes: int
+
+
+def read(name: str, data_dir: str | None = None) -> Stored:
+    """Reads a dataset; the second time in a process it comes from memory.
+
+    Args:
+      name: `digits`, or a dataset of TensorFlow Datasets that is prepared.
+      data_dir: where TensorFlow Datasets are; by default `TFDS_DATA_DIR`, or else their default.
+
+    Raises:
+      ValueError: the name is unknown, or the dataset is not prepared, or it does not classify
+        images of one size.
+    """
+    if name == "digits":
+        return _digits()
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or _DEFAULT_DIR
+    return _prepared(name, os.path.abspath(os.path.expanduser(chosen)))
+
+
+@functools.lru_cache(maxsize=1)
+def _digits() -> Stored:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    images, labels = images.reshape(-1, 8, 8, 1).astype(np.uint8), labels.astype(np.int32)
+    test = np.arange(len(labels)) % 5 == 0
+    return Stored(Batch(images[~test], labels[~test]), Batch(images[test], labels[test]), 10)
+
+
+@functools.lru_cache(maxsize=4)
+def _prepared(name: str, data_dir: str) -> Stored:
+    builder = _builder(name, data_dir)
+    classes = _classes(name, builder.info.features)
+    if not builder.is_prepared():
+        raise ValueError(
+            f"dataset {name!r} is not prepared in {data_dir}; give the data_dir where it is, or "
+            f"prepare it, with a network and the extra [prepare]: {_command(name, data_dir)}"
+        )
+    splits = builder.info.splits
+    test = "test" if "test" in splits else "validation"
+    if "train" not in splits or test not in splits:
+        raise ValueError(
+            f"dataset {name!r} has the splits {', '.join(sorted(splits))}; it needs 'train', and 'test' or "
+            f"'validation'"
+        )
+    return Stored(_decoded(name, builder, "train"), _decoded(name, builder, test), classes)
+
+
+def _builder(name: str, data_dir: str) -> Any:
+    """The builder of a dataset, with no attempt to reach a network."""
+    import tensorflow_datasets as tfds
+
+    known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+    base = re.split("[:/]", name)[0]
+    if base not in known and not os.path.isdir(os.path.join(data_dir, base)):
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"unknown dataset {name!r} (did you mean {nearest!r}?); valid: 'digits', and the names "
+            f"of TensorFlow Datasets"
+        )
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, AssertionError, ValueError) as error:
+        raise ValueError(
+            f"dataset {name!r} has no such version or configuration: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _classes(name: str, features: Any) -> int:
+    """How many classes the labels of a dataset have, if it classifies images of one size."""
+    import tensorflow_datasets as tfds
+
+    image, label = (dict(features).get(key) for key in ("image", "label"))
+    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
+        raise ValueError(
+            f"dataset {name!r} has the features {', '.join(sorted(features))}; to classify images it needs "
+            f"an 'image' and a class 'label', as 'mnist' and 'cifar10' have"
+        )
+    if None in image.shape or image.np_dtype != np.uint8:
+        raise ValueError(
+            f"the images of dataset {name!r} have shape {image.shape} and type "
+            f"{np.dtype(image.np_dtype)}; they must all have one shape, and be uint8"
+        )
+    return label.num_classes
+
+
+def _command(name: str, data_dir: str) -> str:
+    return (
+        f'python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}, '
+        f"data_dir={data_dir!r}, file_format='array_record').download_and_prepare()\""
+    )
+
+
+def _decoded(name: str, builder: Any, split: str) -> Batch:
+    try:
+        source = builder.as_data_source(split)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"dataset {name!r} is prepared as {builder.info.file_format.value}, which only "
+            f"TensorFlow reads; prepare it as array_record, in another data_dir: "
+            f"{_command(name, 'DIRECTORY')}"
+        ) from error
+    images = np.empty((len(source), *builder.info.features["image"].shape), np.uint8)
+    labels = np.empty(len(source), np.int32)
+    for start in range(0, len(source), _DECODED_AT_ONCE):
+        stop = min(start + _DECODED_AT_ONCE, len(source))
+        records = source.__getitems__(range(start, stop))
+        images[start:stop] = [record["image"] for record in records]
+        labels[start:stop] = [record["label"] for record in records]
+    return Batch(images, labels)

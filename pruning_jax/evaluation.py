@@ -1,0 +1,70 @@
+"""Exact means over a dataset."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pruning_jax import losses, replicates
+from pruning_jax.types import ApplyFn, Array, Batch, Params
+
+
+class Metrics(NamedTuple):
+    """Means over every example: the loss, and the share of right answers in [0, 1]."""
+
+    loss: np.ndarray
+    accuracy: np.ndarray
+
+
+def correct(logits: Array, labels: Array) -> Array:
+    """Whether each example's largest logit is its label's; float targets by their largest."""
+    wanted = labels if jnp.issubdtype(labels.dtype, jnp.integer) else labels.argmax(-1)
+    return logits.argmax(-1) == wanted
+
+
+@functools.lru_cache(maxsize=64)
+def _sums(apply_fn: ApplyFn, loss: losses.Loss, count: int):
+    def sums(variables, batch):
+        logits = apply_fn(variables, batch.inputs)
+        return loss.value(logits, batch.labels).sum(), correct(logits, batch.labels).sum()
+
+    return jax.jit(replicates.lift(sums, count) if count else sums)
+
+
+def evaluate(
+    apply_fn: ApplyFn,
+    variables: Params,
+    batch: Batch,
+    *,
+    loss: losses.Loss = losses.cross_entropy,
+    chunk: int = 2_000,
+    replicated: bool = False,
+) -> Metrics:
+    """The mean loss and accuracy over all of `batch`.
+
+    Args:
+      apply_fn: the model, in evaluation mode.
+      variables: what it is applied to.
+      batch: the examples.
+      loss: of an example.
+      chunk: examples in memory at once; the means do not depend on it beyond rounding.
+      replicated: whether the leaves of `variables` and `batch` have a leading replicate axis, and
+        so the metrics.
+    """
+    axis = int(replicated)
+    examples = batch.labels.shape[axis]
+    if examples == 0:
+        raise ValueError("the batch has 0 examples; a mean needs at least 1")
+    sums = _sums(apply_fn, loss, batch.labels.shape[0] if replicated else 0)
+    totals = [0.0, 0.0]
+    for first in range(0, examples, chunk):
+        part = jax.tree.map(
+            lambda leaf, i=first: jax.lax.slice_in_dim(
+                leaf, i, min(i + chunk, examples), axis=axis
+            ),
+            batch,
+        )
+        totals = [t + np.asarray(s, np.float64) for t, s in zip(totals, sums(variables, part))]
+    return Metrics(totals[0] / examples, totals[1] / examples)

@@ -1,0 +1,72 @@
+"""The values of a training run, and the optimiser that they describe."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import optax
+
+from pruning_jax import choices
+
+
+class Recipe(NamedTuple):
+    """The values of one training run.
+
+    Attributes:
+      epochs: passes over the training split.
+      batch_size: examples a step; the remainder of each epoch's permutation is left out.
+      learning_rate: the initial one.
+      boundaries: epochs at whose start the learning rate is multiplied by `factor`.
+      factor: what the learning rate is multiplied by at each boundary.
+      optimizer: a name in `OPTIMIZERS`.
+      momentum: of ``sgd``; the first-moment decay of ``adam``.
+      weight_decay: added to the gradient (L2 regularisation, not decoupled).
+      augment: crop and flip every batch.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    boundaries: tuple[int, ...] = ()
+    factor: float = 0.1
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    augment: bool = False
+
+
+OPTIMIZERS: dict[str, Callable[[optax.ScalarOrSchedule, float], optax.GradientTransformation]] = {
+    "sgd": lambda rate, momentum: optax.sgd(rate, momentum=momentum or None),
+    "adam": lambda rate, momentum: optax.adam(rate, b1=momentum),
+}
+
+
+def check(recipe: Recipe) -> None:
+    """Raises `ValueError` for a recipe that cannot be followed, naming the field and the rule."""
+    choices.check("optimizer", recipe.optimizer, OPTIMIZERS)
+    for name, low in (("epochs", 0), ("batch_size", 1)):
+        value = getattr(recipe, name)
+        if not isinstance(value, int) or value < low:
+            raise ValueError(f"{name} is {value!r}; it must be an integer of at least {low}")
+    for name in ("learning_rate", "momentum", "weight_decay", "factor"):
+        value = getattr(recipe, name)
+        if not np.isfinite(value) or value < 0:
+            raise ValueError(f"{name} is {value!r}; it must be finite and not negative")
+    if list(recipe.boundaries) != sorted(set(recipe.boundaries)):
+        raise ValueError(f"boundaries are {recipe.boundaries}; they must be increasing epochs")
+
+
+def learning_rate(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:
+    """The recipe's learning rate as a function of the step, constant between boundaries."""
+    return optax.piecewise_constant_schedule(
+        recipe.learning_rate,
+        {epoch * steps_per_epoch: recipe.factor for epoch in recipe.boundaries},
+    )
+
+
+def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The recipe's optimiser: weight decay joins the gradient, then momentum, then the rate."""
+    return optax.chain(
+        optax.add_decayed_weights(recipe.weight_decay) if recipe.weight_decay else optax.identity(),
+        OPTIMIZERS[recipe.optimizer](learning_rate(recipe, steps_per_epoch), recipe.momentum),
+    )

@@ -1,0 +1,183 @@
+"""Strict JSON, records of one line each, and files that are written whole or not at all.
+
+A float that is not finite is written as the string "NaN", "Infinity" or "-Infinity", and those
+three strings are read back as floats.
+"""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+Record = dict[str, Any]
+
+_TEMPORARY = ".writing"
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def encode(value: Any) -> Any:
+    """`value` in the types that JSON has: arrays become lists, keys strings.
+
+    Raises:
+      ValueError: a value of another type.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return encode(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise ValueError(
+        f"{value!r} is of type {type(value).__name__}, which JSON cannot hold; "
+        "give a number, a string, a boolean, None, or lists and dicts of them"
+    )
+
+
+def decode(value: Any) -> Any:
+    """Reads the strings of `encode` as floats again."""
+    if isinstance(value, dict):
+        return {key: decode(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [decode(item) for item in value]
+    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` as strict JSON with a line's end."""
+    return json.dumps(encode(value), allow_nan=False, indent=indent) + "\n"
+
+
+def to_lines(records: Iterable[Mapping]) -> str:
+    """One line a record."""
+    return "".join(map(to_json, records))
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """The content of a JSON file, or `default` where there is none.
+
+    Raises:
+      ValueError: the file is not JSON.
+    """
+    try:
+        return decode(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return default
+    except ValueError as error:
+        raise ValueError(f"the file {path} is damaged ({error}); restore or delete it") from error
+
+
+def read_lines(path: Path) -> list[Record]:
+    """The records of a file, none where there is no file.
+
+    A last line without its end is one that is being written, and is left out.
+
+    Raises:
+      ValueError: another line is not JSON.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(decode(json.loads(line)))
+        except ValueError as error:
+            message = f"line {number} of the file {path} is damaged ({error}); restore or delete it"
+            raise ValueError(message) from error
+    return records
+
+
+def append_line(path: Path, record: Mapping) -> None:
+    """Appends one record in one write.
+
+    Raises:
+      ValueError: the record is not JSON.
+      OSError: the disk is full, read-only or fails; the file is as it was.
+    """
+    data = to_json(record).encode()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            before = os.fstat(descriptor).st_size
+            if os.write(descriptor, data) < len(data):
+                os.ftruncate(descriptor, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise unwritten(path, error) from error
+
+
+def keep_lines(path: Path, predicate: Callable[[Record], bool]) -> int:
+    """Drops the records for which `predicate` is false, all at once, and returns how many."""
+    found = read_lines(path)
+    kept = [record for record in found if predicate(record)]
+    if len(kept) < len(found):
+        write_whole(path, to_lines(kept))
+    return len(found) - len(kept)
+
+
+def drop_torn_line(path: Path) -> None:
+    """Drops a last line that was cut short by a kill."""
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        write_whole(path, content[: content.rfind(b"\n") + 1])
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+    """Writes a file so that a reader finds all of it, or what was there before.
+
+    Raises:
+      OSError: the disk is full, read-only or fails; `path` is as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        _discard(temporary)
+        raise unwritten(path, error) from error
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What killed processes left of files they were writing in `folder`."""
+    return [entry for entry in folder.glob(f".*{_TEMPORARY}") if entry.is_file()]
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the `leftovers`; only for the one process that writes in `folder`."""
+    for entry in leftovers(folder):
+        _discard(entry)
+
+
+def unwritten(path: Path, error: Exception) -> OSError:
+    """The error of a write that failed, with the path and what to do."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
+    known = (code for code in codes if os.strerror(code) in str(error))
+    code = getattr(error, "errno", None) or next(known, errno.EIO)
+    reason = os.strerror(code) if code != errno.EIO else str(error) or type(error).__name__
+    advice = "free some space or choose a folder that can be written, and run again"
+    return OSError(code, f"not written: {reason}; {advice}", str(path))
+
+
+def _discard(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return

@@ -1,0 +1,276 @@
+"""The run directory: what a study writes, and how it is read back.
+
+    config.json     {"config", "study", "versions", "devices", "git": [...], "started": [...]}
+    metrics.jsonl   one record a line while it runs
+    results.jsonl   the study's long table, one measurement a line
+    claims.json     the list of claims
+    figures/        .svg and .png
+    checkpoints/    written by `checkpointing`
+
+Every file is strict JSON; `records` says how it holds floats that are not finite.
+"""
+
+import datetime
+import errno
+import fcntl
+import importlib.metadata
+import io
+import os
+import platform
+import subprocess
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from pruning_jax import records
+from pruning_jax.records import Record, write_whole
+
+_LOCK = ".lock"
+_PACKAGES = ("pruning_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Results(NamedTuple):
+    """What a run directory holds.
+
+    Attributes:
+      config: the resolved config.
+      metrics: the records of metrics.jsonl.
+      results: the rows of results.jsonl.
+      claims: the list of claims.json.
+      provenance: the rest of config.json: study, versions, devices, git, started.
+    """
+
+    config: Record
+    metrics: list[Record]
+    results: list[Record]
+    claims: list[Record]
+    provenance: Record
+
+
+class Run:
+    """A run directory that this process holds, from `open_run` until `close`.
+
+    Attributes:
+      path: the directory.
+      checkpoints: where `checkpointing` writes.
+    """
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self._release = weakref.finalize(self, os.close, lock)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets another process open the directory."""
+        self._release()
+
+    def log(self, **record: Any) -> None:
+        """Appends one record to metrics.jsonl.
+
+        Raises:
+          ValueError: a value that JSON cannot hold.
+          OSError: the disk is full or fails; the file is as it was.
+        """
+        records.append_line(self.path / "metrics.jsonl", record)
+
+    def forget(self, predicate: Callable[[Record], bool]) -> int:
+        """Drops the metrics for which `predicate` is true, all at once, and returns how many."""
+        return records.keep_lines(
+            self.path / "metrics.jsonl", lambda record: not predicate(record)
+        )
+
+    def rows(self) -> list[Record]:
+        """The rows of results.jsonl."""
+        return records.read_lines(self.path / "results.jsonl")
+
+    def add(self, rows: Iterable[Record]) -> None:
+        """Appends `rows` to results.jsonl, all or none.
+
+        Raises:
+          ValueError: a value that JSON cannot hold.
+          OSError: the disk is full or fails; the file is as it was.
+        """
+        path = self.path / "results.jsonl"
+        before = path.read_bytes() if path.exists() else b""
+        write_whole(path, before + records.to_lines(rows).encode())
+
+    def write_claims(self, claims: Iterable[Record]) -> None:
+        """Writes claims.json."""
+        write_whole(self.path / "claims.json", records.to_json(list(claims), indent=1))
+
+    def figure_path(self, name: str, ext: str) -> Path:
+        """Where the figure `name` is written, with the extension `ext`.
+
+        Raises:
+          ValueError: `name` is no file name.
+        """
+        if not name or Path(name).name != name:
+            raise ValueError(f"the figure name {name!r} must be a file name without a folder")
+        return self.path / "figures" / f"{name}.{ext.lstrip('.')}"
+
+    def save_figure(self, figure: Any, name: str) -> None:
+        """Writes a matplotlib figure as figures/`name`.svg and .png, each whole or not at all."""
+        for ext, metadata in [("svg", {"Date": None}), ("png", None)]:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=ext, metadata=metadata)
+            write_whole(self.figure_path(name, ext), buffer.getvalue())
+
+
+def open_run(workdir: str | os.PathLike, config: Mapping, *, study: str) -> Run:
+    """Opens a run directory, new or of the same study and config, for this process alone.
+
+    Args:
+      workdir: the folder; it is made where it is missing.
+      config: the resolved config, of values that JSON can hold.
+      study: the study's name.
+
+    Returns:
+      The run. A record that a kill cut short is gone from its files.
+
+    Raises:
+      ValueError: the folder holds a run of another config, or something that is no run.
+      OSError: the folder cannot be written, or another process runs in it.
+    """
+    path = Path(workdir).absolute()
+    config = records.decode(records.encode(config))
+    _require_run_or_empty(path)
+    lock = _lock(path)
+    try:
+        _write_config(path / "config.json", config, study)
+        for folder in (path, path / "figures"):
+            records.remove_leftovers(folder)
+        records.drop_torn_line(path / "metrics.jsonl")
+    except BaseException:
+        os.close(lock)
+        raise
+    return Run(path, lock)
+
+
+def read(workdir: str | os.PathLike) -> Results:
+    """Reads a run directory, running or finished; what is not written yet comes back empty.
+
+    Raises:
+      OSError: there is no such folder.
+      ValueError: a file is damaged.
+    """
+    path = Path(workdir)
+    if not path.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no run directory here", str(path))
+    provenance = records.read_json(path / "config.json", {})
+    return Results(
+        config=provenance.pop("config", {}),
+        metrics=records.read_lines(path / "metrics.jsonl"),
+        results=records.read_lines(path / "results.jsonl"),
+        claims=records.read_json(path / "claims.json", []),
+        provenance=provenance,
+    )
+
+
+def _require_run_or_empty(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        message = "the work directory is a file; choose another"
+        raise NotADirectoryError(errno.ENOTDIR, message, str(path))
+    if not path.exists() or (path / "config.json").exists():
+        return
+    ours = {path / _LOCK, *records.leftovers(path)}
+    others = sorted(entry.name for entry in path.iterdir() if entry not in ours)
+    if others:
+        raise ValueError(
+            f"the work directory {path} holds {others[0]!r} and no config.json, so it is no run "
+            "directory; choose an empty or a new one"
+        )
+
+
+def _lock(path: Path) -> int:
+    """Takes the directory for this process; the system gives it back when the process ends."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise records.unwritten(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        message = "a run is going on in this work directory; wait for it or choose another"
+        raise BlockingIOError(errno.EAGAIN, message, str(path)) from error
+    return descriptor
+
+
+def _write_config(path: Path, config: Record, study: str) -> None:
+    versions = _versions()
+    start = {"time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    record = records.read_json(path, None)
+    if record is None:
+        devices = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
+        record = {"config": config, "study": study, "versions": versions, "devices": devices}
+    else:
+        _require_same(path.parent, record, {"config": config, "study": study})
+    if versions != record.get("versions"):
+        start["versions"] = versions
+    record["git"] = [*record.get("git", []), _git()]
+    record["started"] = [*record.get("started", []), start]
+    write_whole(path, records.to_json(record, indent=1))
+
+
+def _require_same(workdir: Path, old: Record, new: Record) -> None:
+    before = _fields(old.get("config"), "config") | {"study": repr(old.get("study"))}
+    now = _fields(new["config"], "config") | {"study": repr(new["study"])}
+    lines = [
+        f"  {name}: {before.get(name, 'absent')} there, {now.get(name, 'absent')} now"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if lines:
+        raise ValueError(
+            f"the work directory {workdir} holds a run of another config; choose another "
+            "directory, or give the same config:\n" + "\n".join(lines)
+        )
+
+
+def _fields(config: Any, name: str) -> dict[str, str]:
+    """Every field by its dotted name, as it is shown."""
+    if not isinstance(config, dict) or not config:
+        return {name: repr(config)}
+    fields = {}
+    for key, value in config.items():
+        fields |= _fields(value, f"{name}.{key}")
+    return fields
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        versions[package.removesuffix("-checkpoint")] = version
+    return versions
+
+
+def _git() -> Record:
+    """The revision of the source tree, where this file is tracked in one."""
+    here = Path(__file__)
+
+    def ask(*arguments: str) -> str | None:
+        command = ["git", "-C", str(here.parent), *arguments]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    if ask("ls-files", "--error-unmatch", here.name) is None:
+        return {"revision": None, "dirty": None}
+    changes = ask("status", "--porcelain", "--untracked-files=no")
+    return {"revision": ask("rev-parse", "HEAD"), "dirty": changes != ""}

@@ -1,0 +1,19 @@
+"""One module a paper: what is run, in which order, and what its rows decide."""
+
+from types import ModuleType
+
+from pruning_jax import choices
+from pruning_jax.studies import comparison, loss_modelling
+
+STUDIES: dict[str, ModuleType] = {
+    "comparison": comparison,
+    "loss_modelling": loss_modelling,
+}
+"""A study is a module with ``build(config) -> plan``, which checks and computes nothing, and
+``run(plan, session)``."""
+
+
+def find(name: str) -> ModuleType:
+    """The study of a name; raises `ValueError` for an unknown one."""
+    choices.check("study", name, STUDIES)
+    return STUDIES[name]

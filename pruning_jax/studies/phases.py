@@ -1,0 +1,171 @@
+"""What the phases of a study share: units of work, their rows and checkpoints, training.
+
+A phase writes its checkpoint first and its rows last: what has a row is finished, and what has none
+is continued from the checkpoint of its middle, or begun again, to the same bits.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pruning_jax import (
+    checkpointing,
+    data,
+    evaluation,
+    replicates,
+    results,
+    training,
+)
+from pruning_jax.studies.workloads import Workload
+from pruning_jax.types import Params
+
+SECONDS_BETWEEN_CHECKPOINTS = 30.0
+
+Row = dict[str, Any]
+
+
+class Session(NamedTuple):
+    """Where a study writes, and how it tells what it does.
+
+    Attributes:
+      run: the run directory.
+      report: called with what is being done, how much of it is done, how much there is, and figures.
+    """
+
+    run: results.Run
+    report: Callable[[str, int, int, Mapping[str, float]], None]
+
+
+def matches(row: Row, unit: Row) -> bool:
+    """Whether a row or record carries every value of `unit`."""
+    return all(row.get(key) == value for key, value in unit.items())
+
+
+def belongs(row: Row, units: Iterable[Row]) -> bool:
+    """Whether a row or record is of one of `units`."""
+    return any(matches(row, unit) for unit in units)
+
+
+def pending(run: results.Run, units: Iterable[Row]) -> list[Row]:
+    """The units of work that have no row yet."""
+    rows = run.rows()
+    return [unit for unit in units if not any(matches(row, unit) for row in rows)]
+
+
+def rows_of(rows: Iterable[Row], units: Iterable[Row]) -> list[Row]:
+    """The one row of each unit.
+
+    Raises:
+      LookupError: a unit has no row.
+    """
+    rows = list(rows)
+    found = []
+    for unit in units:
+        row = next((row for row in rows if matches(row, unit)), None)
+        if row is None:
+            raise LookupError(f"no row for {describe(unit)}")
+        found.append(row)
+    return found
+
+
+def folder_name(unit: Row) -> str:
+    """The place of a unit's checkpoint: ``phase/workload/...``, every value in its name."""
+    rest = [
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in unit.items()
+        if key not in ("phase", "workload")
+    ]
+    return "/".join([unit["phase"], unit["workload"], ",".join(rest)])
+
+
+def describe(unit: Row) -> str:
+    """A unit of work in a line."""
+    return " ".join(
+        f"{value:g}" if isinstance(value, float) else str(value) for value in unit.values()
+    )
+
+
+def measure(workload: Workload, variables: Params, dataset: data.Dataset) -> Row:
+    """Loss and accuracy on the three splits, in evaluation mode."""
+    found = {}
+    for split in ("train", "validation", "test"):
+        metrics = evaluation.evaluate(
+            workload.pretraining.apply_fn, variables, getattr(dataset, split)
+        )
+        found |= {
+            f"{split}_loss": float(metrics.loss),
+            f"{split}_accuracy": float(metrics.accuracy),
+        }
+    return found
+
+
+def train_units(
+    session: Session,
+    task: training.Task,
+    units: list[Row],
+    starts: list[training.Progress],
+    datasets: list[data.Dataset],
+    on_epoch: Callable[[int, training.Progress], None] = lambda epoch, progress: None,
+) -> list[training.Progress]:
+    """Trains a group of replicates to the end, from the checkpoint of its middle if there is one."""
+    run = session.run
+    middle = run.checkpoints / "training" / folder_name(units[0])
+    progress = replicates.stack(starts)
+    train = replicates.stack([dataset.train for dataset in datasets])
+    validation = replicates.stack([dataset.validation for dataset in datasets])
+    epoch, saved = 0, checkpointing.latest(middle, progress)
+    if saved is not None:
+        epoch, progress = saved
+        progress = jax.tree.map(jnp.asarray, progress)
+    steps = train.labels.shape[1] // task.recipe.batch_size
+    run.forget(lambda record: record["step"] > epoch * steps and belongs(record, units))
+    last_saved = time.monotonic()
+    for epoch, progress, record in training.fit(
+        progress, train, validation, task=task, from_epoch=epoch
+    ):
+        for replicate, unit in enumerate(units):
+            run.log(
+                **unit,
+                step=epoch * steps,
+                **{key: float(v[replicate]) for key, v in record.items()},
+            )
+        on_epoch(epoch, progress)
+        figures = {key: float(value.mean()) for key, value in record.items()}
+        session.report(describe(units[0]), epoch, task.recipe.epochs, figures)
+        if time.monotonic() - last_saved > SECONDS_BETWEEN_CHECKPOINTS:
+            checkpointing.save_step(middle, epoch, progress)
+            last_saved = time.monotonic()
+    return replicates.unstack(progress)
+
+
+def finish(
+    run: results.Run,
+    workload: Workload,
+    unit: Row,
+    progress: training.Progress,
+    dataset: data.Dataset,
+    **columns: Any,
+) -> None:
+    """Keeps the best network of a training run, then its row."""
+    save(run, unit, progress.best, columns)
+    row = unit | columns | {"best_epoch": int(progress.best_epoch)}
+    run.add([row | measure(workload, progress.best, dataset)])
+
+
+def save(run: results.Run, unit: Row, variables: Params, columns: Row | None = None) -> None:
+    """Keeps the network of a unit of work."""
+    checkpointing.save(
+        run.checkpoints / folder_name(unit),
+        variables,
+        metadata=unit | (columns or {}),
+        overwrite=True,
+    )
+
+
+def network(session: Session, workload: Workload, unit: Row) -> Params:
+    """The kept network of a unit of work."""
+    found = checkpointing.load(session.run.checkpoints / folder_name(unit))
+    return jax.tree.map(jnp.asarray, found)

@@ -1,0 +1,74 @@
+"""The first phase of a study: dense networks, trained."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pruning_jax import checkpointing, data, replicates, training
+from pruning_jax.studies.phases import (
+    Row,
+    Session,
+    finish,
+    folder_name,
+    pending,
+    save,
+    train_units,
+)
+from pruning_jax.studies.workloads import Workload
+from pruning_jax.types import Params
+
+
+class Dense(NamedTuple):
+    """A dense network with the data that it was trained on."""
+
+    variables: Params
+    dataset: data.Dataset
+
+
+def unit_of(workload: Workload, seed: int, epoch: int | str = "best") -> Row:
+    """The dense network of a seed: at its best validation accuracy, or after an epoch."""
+    unit = {"phase": "pretrained", "workload": workload.name, "seed": seed}
+    return unit if epoch == "best" else unit | {"epoch": epoch}
+
+
+def pretrain(
+    session: Session, workload: Workload, seeds: Iterable[int], snapshots: tuple[int, ...] = ()
+) -> None:
+    """Trains dense networks and keeps each at its best validation accuracy.
+
+    Args:
+      session: where to.
+      workload: what.
+      seeds: one a replicate.
+      snapshots: epochs after which the network is kept as well.
+    """
+    units = [unit_of(workload, seed) for seed in seeds]
+    for group in replicates.groups(pending(session.run, units)):
+        datasets = [workload.load(unit["seed"]) for unit in group]
+        starts = [
+            training.start(
+                workload.pretraining,
+                workload.initial(unit["seed"], dataset),
+                workload.keys(unit["seed"]).training,
+                dataset.train.labels.shape[0],
+            )
+            for unit, dataset in zip(group, datasets, strict=True)
+        ]
+
+        def snapshot(epoch, progress, group=group):
+            if epoch in snapshots:
+                for unit, one in zip(group, replicates.unstack(progress), strict=True):
+                    save(session.run, unit | {"epoch": epoch}, one.state.variables)
+
+        ended = train_units(session, workload.pretraining, group, starts, datasets, snapshot)
+        for unit, dataset, progress in zip(group, datasets, ended, strict=True):
+            finish(session.run, workload, unit, progress, dataset)
+
+
+def load_dense(session: Session, workload: Workload, seed: int, epoch: int | str = "best") -> Dense:
+    """A kept dense network and its data."""
+    folder = folder_name(unit_of(workload, seed, epoch))
+    found = checkpointing.load(session.run.checkpoints / folder)
+    return Dense(jax.tree.map(jnp.asarray, found), workload.load(seed))

@@ -1,0 +1,121 @@
+"""A config's workload -> its data, model and training task, checked before anything runs."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from pruning_jax import choices, data, masks, models, recipes, retraining, tracing, training
+from pruning_jax.criteria import WEIGHT_CRITERIA
+from pruning_jax.schedules import SCHEDULES, sparsities
+from pruning_jax.types import Array, Params
+
+FIELDS = frozenset(
+    {"dataset", "data_dir", "subset", "validation", "model", "training", "retraining", "seeds"}
+)
+"""What every workload's config has; its other fields are its study's settings."""
+
+
+class Keys(NamedTuple):
+    """A replicate's independent sources of randomness."""
+
+    initial: Array
+    training: Array
+    pruning: Array
+    retraining: Array
+
+
+class Workload(NamedTuple):
+    """A network on a dataset, with how it is trained and retrained.
+
+    Attributes:
+      name: the workload's key in the config.
+      dataset: what `data.load` takes.
+      pretraining: what the dense network is trained with.
+      retraining: what a pruned one is trained with.
+      seeds: one a replicate.
+      kernels: the names of the prunable leaves.
+      settings: the config's other values, a study's own.
+    """
+
+    name: str
+    dataset: Mapping[str, Any]
+    module: Any
+    pretraining: training.Task
+    retraining: training.Task
+    seeds: tuple[int, ...]
+    kernels: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+    def load(self, seed: int) -> data.Dataset:
+        """The splits of one replicate."""
+        return data.load(**self.dataset, seed=seed)
+
+    def keys(self, seed: int) -> Keys:
+        """The keys of one replicate."""
+        return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+
+    def initial(self, seed: int, dataset: data.Dataset) -> Params:
+        """The variables of one replicate before training."""
+        return models.init(self.module, self.keys(seed).initial, dataset.train.inputs[:1])
+
+
+def build(name: str, config: Mapping[str, Any]) -> Workload:
+    """Builds a workload from its config.
+
+    Raises:
+      ValueError: a name, field or number that nothing can be built from.
+    """
+    dataset = {key: config[key] for key in ("validation", "subset", "data_dir")}
+    dataset = {key: value for key, value in dataset.items() if value is not None}
+    dataset["name"] = config["dataset"]
+    seeds = checked_seeds(config["seeds"])
+    loaded = data.load(**dataset, seed=seeds[0])
+    model = dict(config["model"])
+    module = models.build(model.pop("name"), loaded.classes, **model)
+    recipe = recipe_of(config["training"])
+    changes = dict(config["retraining"])
+    again = retraining.recipe(changes.pop("regime"), recipe, **changes)
+    for each in (recipe, again):
+        recipes.check(each)
+    train_fn, apply_fn = models.train_fn(module), models.apply_fn(module)
+    inputs = loaded.train.inputs[:2]
+    variables = jax.eval_shape(lambda: models.init(module, jax.random.key(0), inputs))
+    return Workload(
+        name,
+        dataset,
+        module,
+        training.Task(train_fn, apply_fn, recipe),
+        training.Task(train_fn, apply_fn, again),
+        seeds,
+        tracing.trace(apply_fn, variables, inputs).kernels,
+        {key: value for key, value in config.items() if key not in FIELDS},
+    )
+
+
+def checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
+    """The seeds as a tuple; raises `ValueError` unless there are some, not negative, none twice."""
+    seeds = tuple(seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds are {seeds}; give at least one, none negative and none twice")
+    return seeds
+
+
+def check_pruning(workload: Workload, stages: Iterable[int]) -> None:
+    """Raises `ValueError` for prunings that the workload's settings describe but that cannot be."""
+    settings = workload.settings
+    for criterion in settings["criteria"]:
+        choices.check("criterion", criterion, WEIGHT_CRITERIA)
+    choices.check("schedule", settings["schedule"], SCHEDULES)
+    choices.check("scope", settings["scope"], masks.SCOPES)
+    for value in stages:
+        sparsities(settings["schedule"], 0.5, value)
+
+
+def recipe_of(config: Mapping[str, Any]) -> recipes.Recipe:
+    """The training section of a config as a `Recipe`; an unknown field is refused by name."""
+    for field in config:
+        choices.check("training field", field, recipes.Recipe._fields)
+    values = dict(config)
+    values["boundaries"] = tuple(values.get("boundaries", ()))
+    return recipes.Recipe(**values)

@@ -1,0 +1,56 @@
+"""Named paths into parameter pytrees, and counting."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import jax
+
+from pruning_jax.types import PyTree
+
+
+def _is_none(leaf: object) -> bool:
+    return leaf is None
+
+
+def path_name(path: tuple) -> str:
+    """The name of a leaf's path: its keys, joined by ``/``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def named_leaves(tree: PyTree) -> dict[str, object]:
+    """Every leaf of `tree` by its path's name, in the tree's order; ``None`` is no leaf."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def select(tree: PyTree, names: Iterable[str]) -> PyTree:
+    """Keeps the leaves of `tree` that are named, and puts ``None`` in the place of the others.
+
+    Raises:
+      ValueError: a name that is no leaf of `tree`.
+    """
+    wanted = frozenset(names)
+    leaves = named_leaves(tree)
+    unknown = sorted(wanted - leaves.keys())
+    if unknown:
+        raise ValueError(f"no leaf is named {unknown[0]!r}; the leaves are {', '.join(leaves)}")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if path_name(path) in wanted else None, tree
+    )
+
+
+def map_selected(function: Callable, selected: PyTree, *trees: PyTree) -> PyTree:
+    """Maps `function` over the leaves that `selected` keeps; ``None`` stays ``None``.
+
+    Each of `trees` has the structure of `selected` before selection, or of a selection of it.
+    """
+    return jax.tree.map(
+        lambda leaf, *others: None if leaf is None else function(leaf, *others),
+        selected,
+        *trees,
+        is_leaf=_is_none,
+    )
+
+
+def size(tree: PyTree) -> int:
+    """How many numbers the leaves of `tree` hold together."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
