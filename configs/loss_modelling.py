@@ -29,6 +29,7 @@ def _workload(**values) -> dict:
         "data_dir": placeholder(str),
         "subset": placeholder(int),
         "criteria": ("magnitude", "obd", "linear", "quadratic", "random"),
+        "retrained": ("magnitude", "obd", "linear", "quadratic"),
         "schedule": "exponential",
         "scope": "global",
         "statistics_examples": 1000,
@@ -95,18 +96,18 @@ def _cpu() -> dict:
             "momentum": 0.9,
             "weight_decay": 5e-4,
         },
-        retraining={"regime": "original_schedule", "epochs": 8, "boundaries": (6,)},
+        retraining={"regime": "original_schedule", "epochs": 6, "boundaries": (4,)},
         sparsity=0.956,
         seeds=tuple(range(1111, 1116)),
         tuning_seeds=(2111,),
         stages=(1, 14),
-        step_penalties=(0.0, 1e-3, 1e-2, 1e-1),
+        step_penalties=(0.0, 1e-2, 1e-1),
     )
     return {
         "mlp_mnist": _mlp_mnist(
             seeds=tuple(range(1111, 1119)),
             tuning_seeds=(2111, 2112),
-            retraining={"regime": "original_schedule", "epochs": 160},
+            retraining={"regime": "original_schedule", "epochs": 100},
         ),
         "small_conv_cifar10": small_conv,
     }

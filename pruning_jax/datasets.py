@@ -68,8 +68,8 @@ def _prepared(name: str, data_dir: str) -> Stored:
     test = "test" if "test" in splits else "validation"
     if "train" not in splits or test not in splits:
         raise ValueError(
-            f"dataset {name!r} has the splits {', '.join(sorted(splits))}; it needs 'train', and 'test' or "
-            f"'validation'"
+            f"dataset {name!r} has the splits {', '.join(sorted(splits))}; it needs 'train', and "
+            f"'test' or 'validation'"
         )
     return Stored(_decoded(name, builder, "train"), _decoded(name, builder, test), classes)
 
@@ -101,8 +101,8 @@ def _classes(name: str, features: Any) -> int:
     image, label = (dict(features).get(key) for key in ("image", "label"))
     if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
         raise ValueError(
-            f"dataset {name!r} has the features {', '.join(sorted(features))}; to classify images it needs "
-            f"an 'image' and a class 'label', as 'mnist' and 'cifar10' have"
+            f"dataset {name!r} has the features {', '.join(sorted(features))}; to classify images "
+            f"it needs an 'image' and a class 'label', as 'mnist' and 'cifar10' have"
         )
     if None in image.shape or image.np_dtype != np.uint8:
         raise ValueError(

@@ -110,7 +110,9 @@ class _Flattening:
                     Equation(equation.primitive, equation.params, tuple(inputs), tuple(outputs))
                 )
             else:
-                outputs = self.read(getattr(body, "jaxpr", body), getattr(body, "consts", []), inputs)
+                outputs = self.read(
+                    getattr(body, "jaxpr", body), getattr(body, "consts", []), inputs
+                )
             numbers.update(zip(equation.outvars, outputs, strict=True))
         return [look_up(atom) for atom in jaxpr.outvars]
 
@@ -181,9 +183,7 @@ def _batch_axes(
 
 
 def _resized(inputs: PyTree, examples: int) -> PyTree:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype), inputs
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype), inputs)
 
 
 def read(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Equations:

@@ -58,13 +58,9 @@ def evaluate(
     if examples == 0:
         raise ValueError("the batch has 0 examples; a mean needs at least 1")
     sums = _sums(apply_fn, loss, batch.labels.shape[0] if replicated else 0)
-    totals = [0.0, 0.0]
+    totals = np.zeros((2, *batch.labels.shape[:axis]))
     for first in range(0, examples, chunk):
-        part = jax.tree.map(
-            lambda leaf, i=first: jax.lax.slice_in_dim(
-                leaf, i, min(i + chunk, examples), axis=axis
-            ),
-            batch,
-        )
-        totals = [t + np.asarray(s, np.float64) for t, s in zip(totals, sums(variables, part))]
+        place = (slice(None),) * axis + (slice(first, first + chunk),)
+        loss_sum, right = sums(variables, Batch(batch.inputs[place], batch.labels[place]))
+        totals += np.asarray([loss_sum, right], np.float64)
     return Metrics(totals[0] / examples, totals[1] / examples)

@@ -186,52 +186,112 @@ def _is_injective(model: Equations, use: Use) -> bool:
     )
 
 
-def _kernel_squares(model: Equations, use: Use, arrays: Mapping, cotangents: Array) -> Array:
-    """sum_n sum_c (dL_nc / dW)^2 in the layout of the operand."""
-    equation = model.equations[use.equation]
-    data = arrays[equation.inputs[1 - use.operand]]
-    a, d = _OPERANDS[use.kind](model, use, data, cotangents)
-    if a.shape[2] == 1:
-        squares = jnp.einsum("ngpk,ngpo->gko", a**2, jnp.sum(d**2, axis=0))
-    else:
-        squares = jnp.sum(jnp.einsum("ngpk,cngpo->ncgko", a, d) ** 2, axis=(0, 1))
-    return _TO_OPERAND[use.kind](model, use, squares)
+def _some_examples(array: Array, axes: BatchAxis, first: Array, size: int) -> Array:
+    """`size` of the examples of an array, from the one numbered `first` on."""
+    axis, before, after = axes
+    shape = array.shape
+    split = array.reshape(*shape[:axis], before, -1, after, *shape[axis + 1 :])
+    taken = lax.dynamic_slice_in_dim(split, first, size, axis + 1)
+    return taken.reshape(*shape[:axis], before * size * after, *shape[axis + 1 :])
 
 
-def _per_example(model: Equations, use: Use, arrays: Mapping, cotangents: Array) -> tuple:
-    """What `_example_gradient` needs, with the examples on axis 0."""
-    equation = model.equations[use.equation]
-    if use.kind in _OPERANDS:
-        data = arrays[equation.inputs[1 - use.operand]]
-        a, d = _OPERANDS[use.kind](model, use, data, cotangents)
-        return a, jnp.moveaxis(d, 1, 0)
-    batch = model.batch[equation.outputs[0]]
-    every = [[axis] for axis in range(cotangents.ndim - 1)]
-    d = jax.vmap(lambda c: _arrange(c, batch, every), out_axes=1)(cotangents)
-    if use.kind == "bias":
-        return jnp.zeros((d.shape[0], 0), d.dtype), d
-    indices = arrays[equation.inputs[1]]
-    every = [[axis] for axis in range(indices.ndim)]
-    return _arrange(indices, model.batch[equation.inputs[1]], every), d
-
-
-def _example_gradient(
-    model: Equations, use: Use, arrays: Mapping, leaf: Array, a: Array, d: Array
+def _kernel_gradients(
+    model: Equations, use: Use, leaf: Array, arrays: Mapping, data: Array, cotangents: Array
 ) -> Array:
-    """The gradients of one example, shape (columns, *leaf)."""
+    """The gradients of some examples, shape (examples, columns, *leaf)."""
+    view = _from_leaf(model, use, arrays)
+
+    def to_leaf(kernel: Array) -> Array:
+        in_layout = _TO_OPERAND[use.kind](model, use, kernel).astype(leaf.dtype)
+        return jax.linear_transpose(view, leaf)(in_layout)[0]
+
+    a, d = _OPERANDS[use.kind](model, use, data, cotangents)
+    return jax.vmap(jax.vmap(to_leaf))(jnp.einsum("ngpk,cngpo->ncgko", a, d))
+
+
+def _other_gradients(
+    model: Equations, use: Use, leaf: Array, arrays: Mapping, data: Array, cotangents: Array
+) -> Array:
+    """The same for a bias or an embedding."""
     equation = model.equations[use.equation]
     view = _from_leaf(model, use, arrays)
-    if use.kind in _OPERANDS:
-        kernels = jnp.einsum("gpk,cgpo->cgko", a, d)
-        in_layout = jax.vmap(lambda kernel: _TO_OPERAND[use.kind](model, use, kernel))(kernels)
-        return jax.vmap(lambda g: jax.linear_transpose(view, leaf)(g.astype(leaf.dtype))[0])(in_layout)
 
-    def forward(leaf: Array) -> Array:
+    def by_example(array: Array, value: int) -> Array:
+        return _arrange(array, model.batch[value], [[axis] for axis in range(array.ndim)])
+
+    def forward(leaf: Array, data: Array) -> Array:
         if use.kind == "bias":
-            return jnp.broadcast_to(view(leaf), d.shape[1:])
-        return equations.bind(equation, [view(leaf), a])[0]
+            return jnp.broadcast_to(view(leaf), data.shape)
+        return equations.bind(equation, [view(leaf), data])[0]
 
-    return jax.vmap(lambda c: jax.linear_transpose(forward, leaf)(c)[0])(d)
+    def one(data: Array, cotangent: Array) -> Array:
+        return jax.linear_transpose(lambda leaf: forward(leaf, data), leaf)(cotangent)[0]
+
+    every = by_example(data, equation.inputs[1 - use.operand])
+    columns = jax.vmap(lambda d: by_example(d, equation.outputs[0]), out_axes=1)(cotangents)
+    return jax.vmap(lambda x, d: jax.vmap(lambda column: one(x, column))(d))(every, columns)
+
+
+def _examples_at_once(examples: int) -> int:
+    """On CPU one, whose gradient stays in the cache; on an accelerator a divisor up to 32."""
+    if jax.default_backend() == "cpu":
+        return 1
+    return max(size for size in range(1, 33) if examples % size == 0)
+
+
+def _sum_over_examples(
+    model: Equations, uses: Sequence[Use], arrays: Mapping, cotangents: Mapping, function: Callable
+) -> Array:
+    """Sums function([(data, cotangents) of each use]) over groups of examples."""
+    values = [
+        (model.equations[use.equation].inputs[1 - use.operand], output(model, use)) for use in uses
+    ]
+    size = _examples_at_once(model.examples)
+
+    def parts(first: Array) -> list[tuple[Array, Array]]:
+        return [
+            (
+                _some_examples(arrays[data], model.batch[data], first, size),
+                jax.vmap(lambda d, v=out: _some_examples(d, model.batch[v], first, size))(
+                    cotangents[out]
+                ),
+            )
+            for data, out in values
+        ]
+
+    def add(total: Array, first: Array) -> tuple[Array, None]:
+        return total + function(parts(first)), None
+
+    start = jnp.zeros_like(jax.eval_shape(lambda: function(parts(0))))
+    return lax.scan(add, start, jnp.arange(0, model.examples, size))[0]
+
+
+def _kernel_squares(model: Equations, use: Use, arrays: Mapping, cotangents: Mapping) -> Array:
+    """sum_n sum_c (dL_nc / dW)^2 in the layout of the operand."""
+
+    def squares(parts: list[tuple[Array, Array]]) -> Array:
+        a, d = _OPERANDS[use.kind](model, use, *parts[0])
+        return jnp.sum(jnp.einsum("ngpk,cngpo->ngkco", a, d) ** 2, axis=(0, 3))
+
+    equation = model.equations[use.equation]
+    data, out = equation.inputs[1 - use.operand], output(model, use)
+    if use.kind == "dense" and _positions(model, use) == 1:
+        a, d = _dense_operands(model, use, arrays[data], cotangents[out])
+        total = jnp.einsum("ngpk,ngpo->gko", a**2, jnp.sum(d**2, axis=0))
+    else:
+        total = _sum_over_examples(model, [use], arrays, cotangents, squares)
+    return _TO_OPERAND[use.kind](model, use, total)
+
+
+def _positions(model: Equations, use: Use) -> int:
+    """How often a dense layer is applied to each example."""
+    equation = model.equations[use.equation]
+    contracting, batching = equation.params["dimension_numbers"]
+    side = 1 - use.operand
+    shape = model.avals[equation.inputs[side]].shape
+    rest = math.prod(shape[axis] for axis in _free(len(shape), contracting[side], batching[side]))
+    shared = model.batch[equation.inputs[side]].axis in batching[side]
+    return rest if shared else rest // model.examples
 
 
 def squared_sum(
@@ -256,18 +316,24 @@ def squared_sum(
       An array like the leaf.
     """
     if len(uses) == 1 and uses[0].kind in _OPERANDS and _is_injective(model, uses[0]):
-        use = uses[0]
-        squares = _kernel_squares(model, use, arrays, cotangents[output(model, use)])
-        view = _from_leaf(model, use, arrays)
+        squares = _kernel_squares(model, uses[0], arrays, cotangents)
+        view = _from_leaf(model, uses[0], arrays)
         entries, pull_back = jax.vjp(view, jnp.ones_like(leaf))
         return pull_back((squares * entries).astype(entries.dtype))[0]
-    parts = [_per_example(model, use, arrays, cotangents[output(model, use)]) for use in uses]
 
-    def add_example(total: Array, parts: list) -> tuple[Array, None]:
-        gradient = sum(
-            _example_gradient(model, use, arrays, leaf, a, d)
-            for use, (a, d) in zip(uses, parts, strict=True)
+    def squares_of_sum(parts: list[tuple[Array, Array]]) -> Array:
+        gradients = [
+            (_kernel_gradients if use.kind in _OPERANDS else _other_gradients)(
+                model, use, leaf, arrays, *part
+            )
+            for use, part in zip(uses, parts, strict=True)
+        ]
+        return jnp.sum(sum(gradients) ** 2, axis=(0, 1))
+
+    if all(use.kind == "bias" for use in uses):
+        outputs = [output(model, use) for use in uses]
+        others = [model.equations[use.equation].inputs[1 - use.operand] for use in uses]
+        return squares_of_sum(
+            [(arrays[v], cotangents[o]) for v, o in zip(others, outputs, strict=True)]
         )
-        return total + jnp.sum(gradient**2, axis=0), None
-
-    return lax.scan(add_example, jnp.zeros_like(leaf), parts)[0]
+    return _sum_over_examples(model, uses, arrays, cotangents, squares_of_sum)

@@ -35,7 +35,9 @@ def _softmax_root(logits: Array, labels: Array) -> Array:
     del labels
     p = jax.nn.softmax(logits)
     root = jnp.sqrt(p)
-    return root[:, :, None] * (jnp.eye(p.shape[1], dtype=p.dtype) - root[:, :, None] * root[:, None])
+    return root[:, :, None] * (
+        jnp.eye(p.shape[1], dtype=p.dtype) - root[:, :, None] * root[:, None]
+    )
 
 
 def _softmax_sample(key: Array, logits: Array, labels: Array) -> Array:

@@ -91,7 +91,9 @@ class Reading:
         view = self.views.get(held[0])
         if len(held) > 1 or view is None:
             return
-        scales = equation.name in SCALING and (equation.name == "mul" or held[0] == equation.inputs[0])
+        scales = equation.name in SCALING and (
+            equation.name == "mul" or held[0] == equation.inputs[0]
+        )
         if equation.name in REARRANGING or scales:
             for value in equation.outputs:
                 self.views[value] = View(view.leaf, (*view.steps, number))

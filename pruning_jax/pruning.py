@@ -68,7 +68,7 @@ def prune(
     choices.check("scope", scope, masks_.SCOPES)
     prunable = trees.size(trees.select(variables, kernels))
     targets = schedules.sparsities(schedule, sparsity, stages)
-    _check_stages(stages, round(targets[-1] * prunable), prunable)
+    check_stages(stages, targets[-1], prunable)
     needs = criteria.required(score)
     masks = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), trees.select(variables, kernels))
     removed = 0
@@ -150,9 +150,15 @@ def _resolve(
     return criterion
 
 
-def _check_stages(stages: int, to_remove: int, prunable: int) -> None:
+def check_stages(stages: int, sparsity: float, prunable: int) -> None:
+    """Checks that `sparsity` of `prunable` weights can be removed in so many stages.
+
+    Raises:
+      ValueError: there is nothing to prune, or there are more stages than weights to remove.
+    """
     if not prunable:
         raise ValueError("kernels names no leaf with weights to prune")
+    to_remove = round(sparsity * prunable)
     if stages > max(to_remove, 1):
         raise ValueError(
             f"{stages} stages are more than the {to_remove} of {prunable} weights to remove; "

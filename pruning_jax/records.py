@@ -171,7 +171,9 @@ def unwritten(path: Path, error: Exception) -> OSError:
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
     known = (code for code in codes if os.strerror(code) in str(error))
     code = getattr(error, "errno", None) or next(known, errno.EIO)
-    reason = os.strerror(code) if code != errno.EIO else str(error) or type(error).__name__
+    reason = os.strerror(code)
+    if code == errno.EIO:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
     advice = "free some space or choose a folder that can be written, and run again"
     return OSError(code, f"not written: {reason}; {advice}", str(path))
 

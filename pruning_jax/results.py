@@ -13,23 +13,17 @@ Every file is strict JSON; `records` says how it holds floats that are not finit
 import datetime
 import errno
 import fcntl
-import importlib.metadata
 import io
 import os
-import platform
-import subprocess
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
-from pruning_jax import records
+from pruning_jax import environment, records
 from pruning_jax.records import Record, write_whole
 
 _LOCK = ".lock"
-_PACKAGES = ("pruning_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class Results(NamedTuple):
@@ -84,9 +78,7 @@ class Run:
 
     def forget(self, predicate: Callable[[Record], bool]) -> int:
         """Drops the metrics for which `predicate` is true, all at once, and returns how many."""
-        return records.keep_lines(
-            self.path / "metrics.jsonl", lambda record: not predicate(record)
-        )
+        return records.keep_lines(self.path / "metrics.jsonl", lambda record: not predicate(record))
 
     def rows(self) -> list[Record]:
         """The rows of results.jsonl."""
@@ -207,17 +199,17 @@ def _lock(path: Path) -> int:
 
 
 def _write_config(path: Path, config: Record, study: str) -> None:
-    versions = _versions()
+    versions = environment.versions()
     start = {"time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     record = records.read_json(path, None)
     if record is None:
-        devices = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
-        record = {"config": config, "study": study, "versions": versions, "devices": devices}
+        record = {"config": config, "study": study, "versions": versions}
+        record["devices"] = environment.devices()
     else:
         _require_same(path.parent, record, {"config": config, "study": study})
     if versions != record.get("versions"):
         start["versions"] = versions
-    record["git"] = [*record.get("git", []), _git()]
+    record["git"] = [*record.get("git", []), environment.revision()]
     record["started"] = [*record.get("started", []), start]
     write_whole(path, records.to_json(record, indent=1))
 
@@ -245,32 +237,3 @@ def _fields(config: Any, name: str) -> dict[str, str]:
     for key, value in config.items():
         fields |= _fields(value, f"{name}.{key}")
     return fields
-
-
-def _versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            version = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            version = None
-        versions[package.removesuffix("-checkpoint")] = version
-    return versions
-
-
-def _git() -> Record:
-    """The revision of the source tree, where this file is tracked in one."""
-    here = Path(__file__)
-
-    def ask(*arguments: str) -> str | None:
-        command = ["git", "-C", str(here.parent), *arguments]
-        try:
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    if ask("ls-files", "--error-unmatch", here.name) is None:
-        return {"revision": None, "dirty": None}
-    changes = ask("status", "--porcelain", "--untracked-files=no")
-    return {"revision": ask("rev-parse", "HEAD"), "dirty": changes != ""}

@@ -71,7 +71,9 @@ class Trace(NamedTuple):
             for row in rows
         ]
         lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join(lines + [f"not supported: {leaf}: {why}" for leaf, why in self.unsupported])
+        return "\n".join(
+            lines + [f"not supported: {leaf}: {why}" for leaf, why in self.unsupported]
+        )
 
 
 def _macs(model: Equations, use: Use) -> int:

@@ -11,7 +11,7 @@ Params = PyTree
 """The leaves of a model, nested as its library nests them."""
 
 Scores = PyTree
-"""Estimated harm of removing each weight; the lowest go first. ``None`` where a leaf is not prunable."""
+"""Estimated harm of removing each weight, the lowest first; ``None`` where not prunable."""
 
 Masks = PyTree
 """Booleans, True = kept. ``None`` where a leaf is not prunable."""

@@ -82,7 +82,12 @@ def init(module: nn.Module, key: Array, inputs: Array) -> dict[str, Any]:
     Raises:
       ValueError: the images are too small for the network.
     """
-    return jax.jit(module.init)(key, inputs[:1])
+    return _drawn(module, key, inputs[:1])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _drawn(module: nn.Module, key: Array, inputs: Array) -> dict[str, Any]:
+    return module.init(key, inputs)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pruning_jax import choices, figures
+from pruning_jax import figures
 from pruning_jax.studies import workloads
 from pruning_jax.studies.phases import Row, Session, rows_of
 from pruning_jax.studies.pretrained import pretrain
@@ -28,9 +28,10 @@ def build(config: Mapping[str, Any]) -> Plan:
     """The comparison that a config describes; raises `ValueError` for one that cannot run."""
     workload = workloads.build(config["study"], config["workload"])
     settings = workload.settings
-    sparsities = tuple(choices.check_sparsity(value) for value in settings["sparsities"])
-    workloads.check_pruning(workload, [settings["stages"]])
-    return Plan(workload, tuple(settings["criteria"]), sparsities, settings["stages"])
+    workloads.check_pruning(workload, settings["sparsities"], [settings["stages"]])
+    return Plan(
+        workload, tuple(settings["criteria"]), tuple(settings["sparsities"]), settings["stages"]
+    )
 
 
 def run(plan: Plan, session: Session) -> None:

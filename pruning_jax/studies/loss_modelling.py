@@ -1,22 +1,17 @@
 """Revisiting Loss Modelling for Unstructured Pruning (S3): the phases of the study."""
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from pruning_jax import figures
 from pruning_jax.analysis import claims
-from pruning_jax.criteria import WEIGHT_CRITERIA, required
 from pruning_jax.studies import loss_modelling_claims, workloads
-from pruning_jax.studies.phases import Row, Session, rows_of
+from pruning_jax.studies.loss_modelling_units import selected_units, test_units, tuning_units
+from pruning_jax.studies.phases import Session
 from pruning_jax.studies.pretrained import pretrain
-from pruning_jax.studies.pruned import prune, unit_of
+from pruning_jax.studies.pruned import prune
 from pruning_jax.studies.retrained import retrain
 from pruning_jax.studies.workloads import Workload
-
-EARLY_CRITERIA = ("obd", "quadratic")
 
 
 def build(config: Mapping[str, Any]) -> list[Workload]:
@@ -24,7 +19,8 @@ def build(config: Mapping[str, Any]) -> list[Workload]:
     built = [workloads.build(name, values) for name, values in config["workloads"].items()]
     for workload in built:
         settings = workload.settings
-        workloads.check_pruning(workload, (*settings["stages"], *settings["early_stages"]))
+        stages = (*settings["stages"], *settings["early_stages"])
+        workloads.check_pruning(workload, [settings["sparsity"]], stages)
         tuning = workloads.checked_seeds(settings["tuning_seeds"])
         if set(tuning) & set(workload.seeds):
             raise ValueError(f"tuning_seeds {tuning} share a seed with seeds {workload.seeds}")
@@ -54,87 +50,10 @@ def conclude(built: list[Workload], session: Session) -> None:
     rows = session.run.rows()
     decided = [c for workload in built for c in loss_modelling_claims.decide(rows, workload)]
     session.run.write_claims([claims.to_dict(claim) for claim in decided])
-    for name, figure in figures.loss_modelling(rows).items():
-        session.run.save_figure(figure, name)
-
-
-def estimated(criterion: str) -> bool:
-    """Whether a criterion is estimated from data; if not, stages and penalties change nothing."""
-    return bool(required(WEIGHT_CRITERIA[criterion]) & {"gradient", "ggn"})
-
-
-def at(workload: Workload, seed: int, epoch, criterion: str, stages: int, penalty: float) -> Row:
-    """A pruning to the workload's sparsity."""
-    return unit_of(
-        workload,
-        seed,
-        criterion,
-        sparsity=workload.settings["sparsity"],
-        stages=stages,
-        step_penalty=penalty,
-        epoch=epoch,
+    drawn = figures.loss_modelling(
+        rows,
+        published=loss_modelling_claims.PUBLISHED,
+        tuning_seeds={workload.name: workload.settings["tuning_seeds"] for workload in built},
     )
-
-
-def tuning_units(workload: Workload) -> Iterator[Row]:
-    """Every criterion, number of stages and step penalty, on the tuning seeds."""
-    settings = workload.settings
-    late = ["best"], [c for c in settings["criteria"] if estimated(c)], settings["stages"]
-    early = settings["early_epochs"], EARLY_CRITERIA, settings["early_stages"]
-    for seed in settings["tuning_seeds"]:
-        for epochs, criteria, stages in (late, early):
-            combinations = itertools.product(epochs, criteria, stages, settings["step_penalties"])
-            for combination in combinations:
-                yield at(workload, seed, *combination)
-
-
-def test_units(workload: Workload, rows: list[Row]) -> Iterator[Row]:
-    """On the other seeds: no penalty and the selected one; at one stage, every penalty."""
-    settings = workload.settings
-    for seed in workload.seeds:
-        for criterion in settings["criteria"]:
-            if not estimated(criterion):
-                yield at(workload, seed, "best", criterion, 1, 0.0)
-                continue
-            for stages in settings["stages"]:
-                chosen = select(rows, workload, criterion, "best", [stages])[1]
-                penalties = settings["step_penalties"] if stages == 1 else {0.0, chosen}
-                for penalty in sorted(penalties):
-                    yield at(workload, seed, "best", criterion, stages, penalty)
-        early = itertools.product(
-            settings["early_epochs"], EARLY_CRITERIA, settings["early_stages"]
-        )
-        for epoch, criterion, stages in early:
-            chosen = select(rows, workload, criterion, epoch, [stages])[1]
-            for penalty in sorted({0.0, chosen}):
-                yield at(workload, seed, epoch, criterion, stages, penalty)
-
-
-def selected_units(workload: Workload, rows: list[Row]) -> list[Row]:
-    """Each test seed's prunings at each criterion's selected stages and step penalty."""
-    settings = workload.settings
-    chosen = {
-        c: select(rows, workload, c, "best", settings["stages"]) for c in settings["criteria"]
-    }
-    return [at(workload, seed, "best", c, *chosen[c]) for seed in workload.seeds for c in chosen]
-
-
-def select(
-    rows: list[Row],
-    workload: Workload,
-    criterion: str,
-    epoch: int | str,
-    stages: Iterable[int],
-    penalties: Iterable[float] | None = None,
-) -> tuple[int, float]:
-    """The stages and step penalty of the lowest mean loss gap on the tuning seeds."""
-    if not estimated(criterion):
-        return 1, 0.0
-    settings = workload.settings
-    penalties = settings["step_penalties"] if penalties is None else penalties
-
-    def gap(choice: tuple[int, float]) -> float:
-        units = [at(workload, s, epoch, criterion, *choice) for s in settings["tuning_seeds"]]
-        return float(np.mean([abs(row["penalty"]) for row in rows_of(rows, units)]))
-
-    return min(itertools.product(stages, penalties), key=gap)
+    for name, figure in drawn.items():
+        session.run.save_figure(figure, name)

@@ -1,2 +1,136 @@
-def decide(rows, workload):
-    return []
+"""What the loss-modelling study decides: claims L1 to L5 of S3, from its rows."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from pruning_jax.analysis.claims import Claim
+from pruning_jax.studies import loss_modelling_findings as findings
+from pruning_jax.studies.loss_modelling_findings import Finding
+from pruning_jax.studies.loss_modelling_gaps import random_cost
+from pruning_jax.studies.loss_modelling_published import ABBREVIATIONS, LABELS, PUBLISHED
+from pruning_jax.studies.phases import Row
+from pruning_jax.studies.workloads import Workload
+
+PUBLISHED_STAGES = 140
+LEAST_CONTROL = 2.0
+"""The least accuracy, in pp, that random pruning must cost; below it a setting is saturated."""
+
+
+class Question(NamedTuple):
+    """A claim before it is decided.
+
+    Attributes:
+      statement: what is claimed.
+      source: the place in the paper.
+      published: the workload -> the paper's figures, as text.
+      find: the rows and workload -> the finding.
+    """
+
+    statement: str
+    source: str
+    published: Callable[[Workload], str]
+    find: Callable[[list[Row], Workload], Finding]
+
+
+def decide(rows: Iterable[Row], workload: Workload) -> list[Claim]:
+    """Decides the claims that a workload can speak to.
+
+    Args:
+      rows: of ``results.jsonl``, of any workloads, as many as there are.
+      workload: what ran.
+
+    Returns:
+      L1 where the largest number of stages is the paper's, L2, L3, L4, and L5 where networks are
+      also pruned early in training. A claim is "not tested" until every seed has its rows.
+
+    Source: S3; PAPERS.md, sections 3 and 4.
+    """
+    rows = [row for row in rows if row["workload"] == workload.name]
+    asked = dict(QUESTIONS)
+    if max(workload.settings["stages"]) != PUBLISHED_STAGES:
+        del asked["L1"]
+    if not workload.settings["early_epochs"]:
+        del asked["L5"]
+    label = LABELS.get(workload.name, workload.name)
+    return [
+        Claim(
+            id=id,
+            statement=question.statement,
+            source=question.source,
+            workload=label,
+            published=question.published(workload),
+            **_found(question, rows, workload)._asdict(),
+        )
+        for id, question in asked.items()
+    ]
+
+
+def _found(question: Question, rows: list[Row], workload: Workload) -> Finding:
+    n = len(workload.seeds)
+    try:
+        cost = random_cost(rows, workload)
+        finding = question.find(rows, workload)
+    except LookupError as error:
+        return Finding("not tested", str(error), 0)
+    except ValueError as error:
+        return Finding("inconclusive", str(error), n)
+    note = f"{finding.note}; control: random pruning costs {cost:.1f} pp"
+    if cost < LEAST_CONTROL:
+        note += f", less than {LEAST_CONTROL:g}: saturated"
+        return finding._replace(verdict="inconclusive", note=note)
+    return finding._replace(note=note)
+
+
+def _published(figure: str) -> Callable[[Workload], str]:
+    """The workload -> the paper's means on it, or on the networks that the paper ran."""
+
+    def means(name: str) -> str:
+        table = PUBLISHED[name][figure]
+        return ", ".join(f"{ABBREVIATIONS[c]} {mean:g}" for c, (mean, _) in table.items())
+
+    def text(workload: Workload) -> str:
+        if workload.name in PUBLISHED:
+            return means(workload.name)
+        return "; ".join(f"{LABELS[name]}: {means(name)}" for name in PUBLISHED)
+
+    return text
+
+
+def _qualitative(workload: Workload) -> str:
+    return "qualitative"
+
+
+QUESTIONS = {
+    "L1": Question(
+        f"Loss gap after pruning in {PUBLISHED_STAGES} stages: QM <= LM < OBD < MP",
+        "S3, contribution 1, Table 1",
+        _published("loss_gap"),
+        findings.order_of_criteria,
+    ),
+    "L2": Question(
+        "More stages leave a smaller loss gap (LM, QM, OBD; no step penalty)",
+        "S3, contribution 2",
+        _qualitative,
+        findings.more_stages,
+    ),
+    "L3": Question(
+        "A step penalty leaves a smaller loss gap (LM, QM, OBD; 1 stage)",
+        "S3, contribution 2",
+        _qualitative,
+        findings.step_penalty,
+    ),
+    "L4": Question(
+        "Preserving the loss does not carry over to fine-tuned accuracy: MP, OBD, LM and QM spread "
+        "less than half as far in error gap as in loss gap",
+        "S3, contribution 3, Table 2",
+        _published("error_gap"),
+        findings.spreads,
+    ),
+    "L5": Question(
+        "Away from convergence QM leaves a smaller loss gap than OBD, by more the earlier",
+        "S3, section 1",
+        lambda workload: "OBD > QM on MLP and PreActResNet-18",
+        findings.early,
+    ),
+}
+"""The claims, by their codes."""

@@ -5,6 +5,7 @@ is continued from the checkpoint of its middle, or begun again, to the same bits
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ class Session(NamedTuple):
 
     Attributes:
       run: the run directory.
-      report: called with what is being done, how much of it is done, how much there is, and figures.
+      report: called with what is being done, how much of it is, how much there is, and figures.
     """
 
     run: results.Run
@@ -49,10 +50,32 @@ def belongs(row: Row, units: Iterable[Row]) -> bool:
     return any(matches(row, unit) for unit in units)
 
 
-def pending(run: results.Run, units: Iterable[Row]) -> list[Row]:
-    """The units of work that have no row yet."""
-    rows = run.rows()
-    return [unit for unit in units if not any(matches(row, unit) for row in rows)]
+def pending(run: results.Run, units: Iterable[Row], kept: Iterable[Row] = ()) -> list[Row]:
+    """The units of work to do: those without a row, or among `kept` without a whole checkpoint."""
+    rows, kept = run.rows(), list(kept)
+    return [
+        unit
+        for unit in units
+        if not any(matches(row, unit) for row in rows) or (unit in kept and not _whole(run, unit))
+    ]
+
+
+def _whole(run: results.Run, unit: Row) -> bool:
+    try:
+        checkpointing.metadata(run.checkpoints / folder_name(unit))
+    except OSError:
+        return False
+    except ValueError as error:
+        message = f"{error}; it is made again"
+        warnings.warn(message, checkpointing.DamagedCheckpoint, stacklevel=3)
+        return False
+    return True
+
+
+def record(run: results.Run, unit: Row, row: Row) -> None:
+    """Adds the row of a unit, unless it is there."""
+    if not any(matches(other, unit) for other in run.rows()):
+        run.add([row])
 
 
 def rows_of(rows: Iterable[Row], units: Iterable[Row]) -> list[Row]:
@@ -110,22 +133,18 @@ def train_units(
     datasets: list[data.Dataset],
     on_epoch: Callable[[int, training.Progress], None] = lambda epoch, progress: None,
 ) -> list[training.Progress]:
-    """Trains a group of replicates to the end, from the checkpoint of its middle if there is one."""
+    """Trains a group of replicates to the end, from its last checkpoint if there is one."""
     run = session.run
     middle = run.checkpoints / "training" / folder_name(units[0])
-    progress = replicates.stack(starts)
+    began = replicates.stack(starts)
     train = replicates.stack([dataset.train for dataset in datasets])
     validation = replicates.stack([dataset.validation for dataset in datasets])
-    epoch, saved = 0, checkpointing.latest(middle, progress)
-    if saved is not None:
-        epoch, progress = saved
-        progress = jax.tree.map(jnp.asarray, progress)
+    done, progress = checkpointing.latest(middle, began) or (0, began)
     steps = train.labels.shape[1] // task.recipe.batch_size
-    run.forget(lambda record: record["step"] > epoch * steps and belongs(record, units))
+    run.forget(lambda record: record["step"] > done * steps and belongs(record, units))
     last_saved = time.monotonic()
-    for epoch, progress, record in training.fit(
-        progress, train, validation, task=task, from_epoch=epoch
-    ):
+    epochs = training.fit(progress, train, validation, task=task, from_epoch=done)
+    for epoch, progress, record in epochs:
         for replicate, unit in enumerate(units):
             run.log(
                 **unit,
@@ -152,7 +171,7 @@ def finish(
     """Keeps the best network of a training run, then its row."""
     save(run, unit, progress.best, columns)
     row = unit | columns | {"best_epoch": int(progress.best_epoch)}
-    run.add([row | measure(workload, progress.best, dataset)])
+    record(run, unit, row | measure(workload, progress.best, dataset))
 
 
 def save(run: results.Run, unit: Row, variables: Params, columns: Row | None = None) -> None:

@@ -45,7 +45,7 @@ def pretrain(
       snapshots: epochs after which the network is kept as well.
     """
     units = [unit_of(workload, seed) for seed in seeds]
-    for group in replicates.groups(pending(session.run, units)):
+    for group in replicates.groups(pending(session.run, units, kept=units)):
         datasets = [workload.load(unit["seed"]) for unit in group]
         starts = [
             training.start(

@@ -16,13 +16,14 @@ from pruning_jax.studies.phases import (
     folder_name,
     measure,
     pending,
+    record,
     save,
 )
 from pruning_jax.studies.pretrained import Dense, load_dense
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Batch, Masks, Params
 
-STATISTICS_CHUNK = 200
+STATISTICS_CHUNK = 500
 
 
 class Pruned(NamedTuple):
@@ -68,7 +69,8 @@ def prune(
       units: from `unit_of`.
       keep: those of them whose networks get a checkpoint, to be retrained.
     """
-    left, keep = pending(session.run, units), list(keep)
+    keep = list(keep)
+    left = pending(session.run, units, kept=keep)
     dense_of = itertools.groupby(left, key=lambda unit: (unit["seed"], unit["epoch"]))
     for (seed, epoch), group in dense_of:
         dense = load_dense(session, workload, seed, epoch)
@@ -82,7 +84,7 @@ def prune(
             penalty = {"penalty": after["train_loss"] - before["train_loss"]}
             if unit in keep:
                 save(session.run, unit, pruned._asdict(), counts)
-            session.run.add([unit | counts | after | penalty])
+            record(session.run, unit, unit | counts | after | penalty)
             session.report(describe(unit), left.index(unit) + 1, len(left), penalty)
 
 

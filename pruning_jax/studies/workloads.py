@@ -1,13 +1,25 @@
 """A config's workload -> its data, model and training task, checked before anything runs."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from pruning_jax import choices, data, masks, models, recipes, retraining, tracing, training
+from pruning_jax import (
+    choices,
+    data,
+    masks,
+    models,
+    pruning,
+    recipes,
+    retraining,
+    schedules,
+    tracing,
+    training,
+    trees,
+)
 from pruning_jax.criteria import WEIGHT_CRITERIA
-from pruning_jax.schedules import SCHEDULES, sparsities
 from pruning_jax.types import Array, Params
 
 FIELDS = frozenset(
@@ -35,6 +47,8 @@ class Workload(NamedTuple):
       retraining: what a pruned one is trained with.
       seeds: one a replicate.
       kernels: the names of the prunable leaves.
+      prunable: how many weights they hold.
+      examples: of a training split.
       settings: the config's other values, a study's own.
     """
 
@@ -45,6 +59,8 @@ class Workload(NamedTuple):
     retraining: training.Task
     seeds: tuple[int, ...]
     kernels: tuple[str, ...]
+    prunable: int
+    examples: int
     settings: Mapping[str, Any]
 
     def load(self, seed: int) -> data.Dataset:
@@ -81,6 +97,7 @@ def build(name: str, config: Mapping[str, Any]) -> Workload:
     train_fn, apply_fn = models.train_fn(module), models.apply_fn(module)
     inputs = loaded.train.inputs[:2]
     variables = jax.eval_shape(lambda: models.init(module, jax.random.key(0), inputs))
+    kernels = tracing.trace(apply_fn, variables, inputs).kernels
     return Workload(
         name,
         dataset,
@@ -88,7 +105,9 @@ def build(name: str, config: Mapping[str, Any]) -> Workload:
         training.Task(train_fn, apply_fn, recipe),
         training.Task(train_fn, apply_fn, again),
         seeds,
-        tracing.trace(apply_fn, variables, inputs).kernels,
+        kernels,
+        trees.size(trees.select(variables, kernels)),
+        len(loaded.train.labels),
         {key: value for key, value in config.items() if key not in FIELDS},
     )
 
@@ -101,15 +120,21 @@ def checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
     return seeds
 
 
-def check_pruning(workload: Workload, stages: Iterable[int]) -> None:
-    """Raises `ValueError` for prunings that the workload's settings describe but that cannot be."""
-    settings = workload.settings
+def check_pruning(workload: Workload, targets: Iterable[float], stages: Iterable[int]) -> None:
+    """Raises `ValueError` for prunings that the workload's settings ask for and that cannot be."""
+    settings, stages = workload.settings, tuple(stages)
     for criterion in settings["criteria"]:
         choices.check("criterion", criterion, WEIGHT_CRITERIA)
-    choices.check("schedule", settings["schedule"], SCHEDULES)
     choices.check("scope", settings["scope"], masks.SCOPES)
-    for value in stages:
-        sparsities(settings["schedule"], 0.5, value)
+    examples = settings["statistics_examples"]
+    if not 1 <= examples <= workload.examples:
+        raise ValueError(
+            f"statistics_examples is {examples}; it must be from 1 to the {workload.examples} "
+            "training examples"
+        )
+    for sparsity, count in itertools.product(targets, stages):
+        schedules.sparsities(settings["schedule"], sparsity, count)
+        pruning.check_stages(count, choices.check_sparsity(sparsity), workload.prunable)
 
 
 def recipe_of(config: Mapping[str, Any]) -> recipes.Recipe:

@@ -1,0 +1,30 @@
+"""Paired timings: the sides take turns, and the ratio is taken turn by turn."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+
+
+def in_turns(sides: Mapping[str, Callable], runs: int = 9) -> dict[str, list[float]]:
+    """Milliseconds of every run of every side, first calls excluded."""
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for turn in range(runs + 1):
+        for side, run in sides.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            if turn:
+                times[side].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def report(title: str, times: Mapping[str, list[float]], baseline: str) -> None:
+    """Prints each side's times, and its speed over the baseline's with the spread over turns."""
+    print(f"\n{title}")
+    for side, own in times.items():
+        ratios = [other / mine for other, mine in zip(times[baseline], own, strict=True)]
+        print(
+            f"  {side:<34} {min(own):9.1f} ms best {statistics.median(own):9.1f} median   "
+            f"{statistics.median(ratios):6.2f} x {baseline} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )

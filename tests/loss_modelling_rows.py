@@ -1,0 +1,73 @@
+"""Rows of a loss-modelling run that never ran: the figures in them are set by the test."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from pruning_jax.studies import loss_modelling_units as units
+
+LOSS_GAPS = {"magnitude": 2.02, "obd": 1.83, "linear": 1.17, "quadratic": 1.05, "random": 2.3}
+ERROR_GAPS = {"magnitude": 2.4, "obd": 2.0, "linear": 1.9, "quadratic": 1.9}
+STAGES = {1: 2.0, 14: 1.2, 140: 1.0}
+PENALTIES = {0.0: 1.5, 0.01: 1.0, 1.0: 1.3}
+EPOCHS = {"best": 1.0, 5: 0.8, 100: 0.9}
+OBD_EARLY = {"best": 1.0, 5: 1.4, 100: 1.1}
+
+
+def workload(name="mlp_mnist", seeds=8, **changes):
+    settings = {
+        "criteria": ("magnitude", "obd", "linear", "quadratic", "random"),
+        "retrained": ("magnitude", "obd", "linear", "quadratic"),
+        "schedule": "exponential",
+        "scope": "global",
+        "sparsity": 0.98847,
+        "stages": (1, 14, 140),
+        "step_penalties": tuple(PENALTIES),
+        "tuning_seeds": (2111, 2112),
+        "early_stages": (14,),
+        "early_epochs": (5, 100),
+    }
+    return SimpleNamespace(
+        name=name,
+        seeds=tuple(range(1111, 1111 + seeds)),
+        settings=settings | changes,
+        pretraining=SimpleNamespace(recipe=SimpleNamespace(epochs=800)),
+        retraining=SimpleNamespace(recipe=SimpleNamespace(epochs=160)),
+    )
+
+
+def loss_gap(unit):
+    """The expected gap: lowest at most stages and at the step penalty .01."""
+    criterion, gap = unit["criterion"], LOSS_GAPS[unit["criterion"]]
+    if not units.estimated(criterion):
+        return gap
+    gap *= STAGES[unit["stages"]] * PENALTIES[unit["step_penalty"]] * EPOCHS[unit["epoch"]]
+    return gap * (OBD_EARLY[unit["epoch"]] if criterion == "obd" else 1)
+
+
+def run(work, *, gap=loss_gap, error_gaps=ERROR_GAPS, random_accuracy=0.1, noise=0.02):
+    """Every row of a run, in the order in which it writes them."""
+    draw = np.random.default_rng(0).normal
+    seeds = (*work.seeds, *work.settings["tuning_seeds"])
+    dense = {seed: 0.98 + 0.001 * draw() for seed in seeds}
+    rows = [
+        {"phase": "pretrained", "workload": work.name, "seed": seed, "best_epoch": 300}
+        | {"validation_accuracy": accuracy, "test_accuracy": accuracy}
+        for seed, accuracy in dense.items()
+    ]
+
+    def pruned(unit):
+        accuracy = random_accuracy if unit["criterion"] == "random" else 0.5
+        accuracies = {"validation_accuracy": accuracy, "test_accuracy": accuracy}
+        return unit | accuracies | {"penalty": gap(unit) + noise * draw()}
+
+    def retrained(unit):
+        lost = error_gaps[unit["criterion"]] / 100 + 0.002 * draw()
+        accuracy = dense[unit["seed"]] - lost
+        accuracies = {"validation_accuracy": accuracy, "test_accuracy": accuracy}
+        return unit | accuracies | {"phase": "retrained", "best_epoch": 100}
+
+    rows += [pruned(unit) for unit in units.tuning_units(work)]
+    rows += [pruned(unit) for unit in units.test_units(work, rows)]
+    rows += [retrained(unit) for unit in units.selected_units(work, rows)]
+    return rows

@@ -1,0 +1,105 @@
+"""The notebooks run from top to bottom, as they are committed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: extra 'test'")
+nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: extra 'test'")
+pytest.importorskip("ipykernel", reason="ipykernel is not installed: extra 'test'")
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+RESULTS = {"loss_modelling": NOTEBOOKS / "results" / "loss_modelling" / "results.jsonl"}
+"""Notebook -> what it reads."""
+SECONDS_A_CELL = 300
+
+
+def read(name):
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def texts(notebook):
+    """Everything that the code cells printed, and the text of what they displayed."""
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    data = [output.get("data", {}) for output in outputs]
+    shown = [text for each in data for kind, text in each.items() if kind.startswith("text/")]
+    return "\n".join([output.get("text", "") for output in outputs] + shown)
+
+
+def images(notebook):
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    return [output for output in outputs if "image/png" in output.get("data", {})]
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A function that executes a notebook once, in its own folder, and returns it."""
+    done = {}
+
+    def execute(name):
+        if name in RESULTS and not RESULTS[name].exists():
+            pytest.skip(f"{RESULTS[name].relative_to(ROOT)} is not there: the study has not run")
+        if name not in done:
+            notebook = read(name)
+            with pytest.MonkeyPatch.context() as patch:
+                folders = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+                patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))
+                patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
+                client = nbclient.NotebookClient(
+                    notebook,
+                    timeout=SECONDS_A_CELL,
+                    kernel_name="python3",
+                    resources={"metadata": {"path": str(NOTEBOOKS)}},
+                )
+                done[name] = client.execute()
+        return done[name]
+
+    return execute
+
+
+def committed():
+    return sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+def test_both_notebooks_are_there():
+    assert {"loss_modelling", "quickstart"} <= set(committed())
+
+
+@pytest.mark.parametrize("name", committed())
+def test_a_notebook_is_committed_as_executed(name):
+    if name in RESULTS and not RESULTS[name].exists():
+        pytest.skip(f"{RESULTS[name].relative_to(ROOT)} is not there: the study has not run")
+    counts = [cell.execution_count for cell in code(read(name))]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@pytest.mark.parametrize("name", committed())
+def test_a_notebook_holds_calls_and_no_machine(name):
+    notebook = read(name)
+    assert not [cell for cell in code(notebook) if len(cell.source.splitlines()) > 35]
+    everything = nbformat.writes(notebook)
+    assert "/tmp/" not in everything and "/work/" not in everything and "/root" not in everything
+
+
+def test_the_quickstart_prunes_and_retrains(executed):
+    printed = texts(executed("quickstart"))
+    for word in ("convolutions/0/kernel", "quadratic", "retrained", "exponential", "mine"):
+        assert word in printed
+
+
+def test_the_loss_modelling_notebook_shows_every_verdict_and_figure(executed):
+    from pruning_jax import figures, results
+
+    notebook = executed("loss_modelling")
+    run = results.read(RESULTS["loss_modelling"].parent)
+    printed = texts(notebook)
+    for claim in run.claims:
+        assert f"{claim['id']}, {claim['workload']}: {claim['verdict']}" in printed
+    tuning = {name: values["tuning_seeds"] for name, values in run.config["workloads"].items()}
+    assert len(images(notebook)) == len(figures.loss_modelling(run.results, tuning_seeds=tuning))

@@ -1,0 +1,248 @@
+"""Pruning in stages against a plain loop over dense derivatives and a full sort."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pruning_jax import criteria, losses, masks, pruning, schedules, trees
+from pruning_jax.criteria import WEIGHT_CRITERIA
+from pruning_jax.types import Batch
+
+KERNELS = ("first/kernel", "second/kernel")
+SIZE = 6 * 5 + 5 * 4
+EXAMPLES = 12
+
+
+def apply_fn(variables, inputs):
+    hidden = jnp.tanh(inputs @ variables["first"]["kernel"] + variables["first"]["bias"])
+    return hidden @ variables["second"]["kernel"] + variables["second"]["bias"]
+
+
+def unusable(*_):
+    raise AssertionError("something is computed before the check")
+
+
+def model(seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "first": {"kernel": (6, 5), "bias": (5,)},
+        "second": {"kernel": (5, 4), "bias": (4,)},
+    }
+    return jax.tree.map(
+        lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32),
+        shapes,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+
+
+def examples(stage):
+    """Other examples at every stage, in two batches, from a generator."""
+    rng = np.random.default_rng(100 + stage)
+    inputs = jnp.asarray(rng.standard_normal((EXAMPLES, 6)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 4, EXAMPLES))
+    return (Batch(inputs[part], labels[part]) for part in (slice(0, 6), slice(6, None)))
+
+
+def prune(criterion, sparsity, **options):
+    defaults = {"kernels": KERNELS, "batches": examples, "key": jax.random.key(7)}
+    return pruning.prune(apply_fn, model(), criterion, sparsity, **(defaults | options))
+
+
+def flat(tree):
+    leaves = trees.named_leaves(tree)
+    return np.concatenate([np.asarray(leaves[name]).ravel() for name in KERNELS])
+
+
+def dense_statistics(variables, stage):
+    """The mean gradient and GGN diagonal, from the full Jacobian of the logits."""
+    batches = list(examples(stage))
+    inputs = jnp.concatenate([batch.inputs for batch in batches])
+    labels = jnp.concatenate([batch.labels for batch in batches])
+
+    def mean_loss(variables):
+        return -jnp.mean(
+            jax.nn.log_softmax(apply_fn(variables, inputs))[jnp.arange(EXAMPLES), labels]
+        )
+
+    p = jax.nn.softmax(apply_fn(variables, inputs))
+    hessian = jax.vmap(jnp.diag)(p) - p[:, :, None] * p[:, None, :]
+    jacobian = jax.jacrev(apply_fn)(variables, inputs)
+    ggn = jax.tree.map(
+        lambda j: jnp.einsum("nc...,ncd,nd...->...", j, hessian, j) / EXAMPLES, jacobian
+    )
+    return flat(jax.grad(mean_loss)(variables)), flat(ggn)
+
+
+def reference(name, sparsity, stages, step_penalty):
+    """Algorithm 1 of arXiv 2006.12279 in plain NumPy."""
+    variables, kept = model(), np.ones(SIZE, bool)
+    for stage in range(stages):
+        count = round((1 - (1 - sparsity) ** ((stage + 1) / stages)) * SIZE)
+        theta = flat(variables) * kept
+        first = theta[:30].reshape(6, 5), theta[30:].reshape(5, 4)
+        masked = {
+            "first": variables["first"] | {"kernel": jnp.asarray(first[0])},
+            "second": variables["second"] | {"kernel": jnp.asarray(first[1])},
+        }
+        g, ggn = dense_statistics(masked, stage)
+        g, ggn = {
+            "magnitude": (0 * g, np.ones_like(ggn)),
+            "obd": (0 * g, ggn),
+            "linear": (g, 0 * ggn),
+            "quadratic": (g, ggn),
+        }[name]
+        scores = np.abs(-g * theta + 0.5 * ggn * theta**2) + 0.5 * step_penalty * theta**2
+        scores[~kept] = -np.inf
+        kept = np.ones(SIZE, bool)
+        kept[np.argsort(scores, kind="stable")[:count]] = False
+    return kept
+
+
+@pytest.mark.parametrize("name", ["magnitude", "obd", "linear", "quadratic"])
+@pytest.mark.parametrize(("stages", "step_penalty"), [(1, 0.0), (4, 0.0), (4, 0.1)])
+def test_pruning_follows_the_algorithm_of_the_paper(name, stages, step_penalty):
+    result = prune(name, 0.8, stages=stages, step_penalty=step_penalty)
+    np.testing.assert_array_equal(flat(result), reference(name, 0.8, stages, step_penalty))
+
+
+@pytest.mark.parametrize("scope", masks.SCOPES)
+@pytest.mark.parametrize("schedule", schedules.SCHEDULES)
+@pytest.mark.parametrize("name", WEIGHT_CRITERIA)
+def test_every_criterion_schedule_and_scope_removes_the_exact_count(name, schedule, scope):
+    result = prune(name, 0.7, stages=5, schedule=schedule, scope=scope)
+    assert masks.removed(result) == round(0.7 * SIZE)
+    assert result["first"]["bias"] is None
+
+
+@pytest.mark.parametrize("name", WEIGHT_CRITERIA)
+def test_pruning_is_deterministic_and_leaves_the_variables(name):
+    first, second = (prune(name, 0.6, stages=3) for _ in range(2))
+    np.testing.assert_array_equal(flat(first), flat(second))
+    variables = model()
+    pruning.prune(
+        apply_fn, variables, name, 0.6, kernels=KERNELS, batches=examples, key=jax.random.key(0)
+    )
+    jax.tree.map(np.testing.assert_array_equal, variables, model())
+
+
+@pytest.mark.parametrize("name", WEIGHT_CRITERIA)
+def test_scores_compile_once_for_all_stages(name):
+    pruning._score.clear_cache()
+    prune(name, 0.9, stages=9)
+    assert pruning._score._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", WEIGHT_CRITERIA)
+def test_only_what_a_criterion_requires_is_computed(name, monkeypatch):
+    needs = criteria.required(WEIGHT_CRITERIA[name])
+    if "gradient" not in needs:
+        monkeypatch.setattr(pruning.curvature, "gradient", unusable)
+    if "ggn" not in needs:
+        monkeypatch.setattr(pruning.curvature, "ggn_diagonal", unusable)
+    on_data = needs & {"gradient", "ggn"}
+    prune(name, 0.5, batches=examples if on_data else unusable, stages=2)
+
+
+def test_magnitude_in_every_number_of_stages_is_magnitude_at_once():
+    at_once = flat(prune("magnitude", 0.8, batches=None, key=None))
+    for stages in (2, 7, 40):
+        result = prune("magnitude", 0.8, batches=None, key=None, stages=stages)
+        np.testing.assert_array_equal(flat(result), at_once)
+
+
+def test_random_pruning_follows_the_key():
+    first, second = (flat(prune("random", 0.5, key=jax.random.key(seed))) for seed in (0, 1))
+    assert (first != second).any()
+
+
+@pytest.mark.parametrize("name", WEIGHT_CRITERIA)
+def test_what_a_stage_prunes_stays_pruned(name):
+    first = flat(prune(name, 0.3))
+    both = flat(prune(name, 0.6, stages=2, schedule="linear"))
+    assert not (both & ~first).any()
+
+
+def test_statistics_are_fresh_at_every_stage_that_removes_something():
+    seen = []
+
+    def batches(stage):
+        seen.append(stage)
+        return next(examples(stage))
+
+    prune("linear", 0.8, batches=batches, stages=4)
+    assert seen == [0, 1, 2, 3]
+    seen.clear()
+    prune("linear", 0.8, batches=batches, stages=4, schedule="one_shot")
+    assert seen == [0]
+
+
+def test_nothing_is_removed_at_sparsity_zero():
+    assert flat(prune("quadratic", 0.0, batches=unusable)).all()
+
+
+def test_another_loss_is_used():
+    chosen = flat(prune("linear", 0.5, loss=losses.squared_error))
+    assert (chosen != flat(prune("linear", 0.5))).any()
+
+
+def test_a_function_is_a_criterion():
+    def smallest_squares(params, *, step_penalty=0.0):
+        return trees.map_selected(jnp.square, params)
+
+    result = prune(smallest_squares, 0.5, batches=None)
+    np.testing.assert_array_equal(flat(result), flat(prune("magnitude", 0.5)))
+
+
+def test_variables_of_another_nesting():
+    leaves = model()
+    variables = [(leaves["first"]["kernel"], None), (leaves["second"]["kernel"], jnp.int32(3))]
+    result = pruning.prune(unusable, variables, "magnitude", 0.5, kernels=("0/0", "1/0"))
+    assert masks.removed(result) == SIZE // 2
+    assert masks.apply(variables, result)[1][1] is variables[1][1]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "sparsity", "options", "message"),
+    [
+        ("magnitud", 0.5, {}, "unknown criterion 'magnitud' .did you mean 'magnitude'.*valid: "),
+        ("linear", 0.5, {"schedule": "lineer"}, "unknown schedule 'lineer' .did you mean 'linear'"),
+        ("linear", 0.5, {"scope": "layers"}, "unknown scope 'layers' .did you mean 'layer'"),
+        ("linear", -0.1, {}, "sparsity is -0.1"),
+        ("linear", 1.2, {}, "sparsity is 1.2"),
+        ("linear", float("nan"), {}, "sparsity is nan"),
+        ("linear", 0.5, {"stages": 0}, "stages must be an integer of at least 1, not 0"),
+        ("linear", 0.5, {"stages": 1.5}, "stages must be an integer, not 1.5"),
+        ("linear", 0.5, {"stages": 51}, "51 stages are more than the 25 of 50 weights to remove"),
+        ("linear", 0.5, {"stages": 26}, "26 stages are more than the 25 of 50 weights to remove"),
+        ("linear", 0.5, {"batches": None}, "'linear' needs gradient, .*not NoneType"),
+        ("quadratic", 0.5, {"batches": []}, "'quadratic' needs ggn and gradient, .*not list"),
+        ("random", 0.5, {"key": None}, "'random' draws at random: give key"),
+        ("random", 0.5, {"step_penalty": 0.1}, "'random' takes no step_penalty"),
+        ("linear", 0.5, {"step_penalty": -1.0}, "step_penalty is -1.0"),
+        ("linear", 0.5, {"step_penalty": float("nan")}, "step_penalty is nan"),
+        ("linear", 0.5, {"kernels": ("third/kernel",)}, "no leaf is named 'third/kernel'"),
+        ("linear", 0.5, {"kernels": ()}, "no leaf with weights to prune"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_computed(criterion, sparsity, options, message):
+    defaults = {"kernels": KERNELS, "batches": unusable, "key": jax.random.key(0)}
+    with pytest.raises(ValueError, match=message):
+        pruning.prune(unusable, model(), criterion, sparsity, **(defaults | options))
+
+
+def test_an_emptied_layer_is_refused_unless_allowed():
+    variables = model()
+    variables["second"]["kernel"] *= 1e-3
+    run = {"kernels": KERNELS, "stages": 10}
+    with pytest.raises(ValueError, match="every weight of second/kernel"):
+        pruning.prune(apply_fn, variables, "magnitude", 0.5, **run)
+    result = pruning.prune(apply_fn, variables, "magnitude", 0.5, allow_empty_layers=True, **run)
+    assert masks.empty_layers(result) == ["second/kernel"]
+
+
+def test_weights_that_are_not_finite_are_named():
+    variables = model()
+    variables["first"]["kernel"] = variables["first"]["kernel"].at[0, 0].set(jnp.nan)
+    with pytest.raises(ValueError, match="'first/kernel' are not all finite"):
+        pruning.prune(apply_fn, variables, "magnitude", 0.5, kernels=KERNELS)

@@ -1,0 +1,39 @@
+"""The README does what it says: its snippet runs, and CI finds its test command."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_snippet_prunes_the_readers_own_model(capsys):
+    (snippet,) = blocks("python")
+    names = {}
+    exec(compile(snippet, "README.md", "exec"), names)
+    weights = [names["pruned"]["first"]["w"], names["pruned"]["second"]["w"]]
+    total = sum(w.size for w in weights)
+    assert sum(int((w == 0).sum()) for w in weights) == round(0.8 * total)
+    np.testing.assert_array_equal(names["pruned"]["first"]["b"], names["variables"]["first"]["b"])
+    logits = names["model"](names["pruned"], names["batch"].inputs)
+    assert logits.shape == (64, 3) and bool(jax.numpy.isfinite(logits).all())
+    printed = capsys.readouterr().out
+    assert "first/w" in printed and "second/w" in printed
+
+
+def test_the_snippet_is_under_twenty_lines():
+    (snippet,) = blocks("python")
+    assert len([line for line in snippet.splitlines() if line]) < 20
+
+
+def test_the_two_commands_are_where_ci_reads_them():
+    for name, word in (("run", "launch.main"), ("tests", "pytest")):
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        assert README.count(begin) == README.count(end) == 1
+        assert word in README.partition(begin)[2].partition(end)[0]

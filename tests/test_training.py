@@ -1,0 +1,225 @@
+"""Training against a hand-written optimiser, and the identities that resuming and masks promise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from pruning_jax import data, losses, models, recipes, replicates, training, trees
+from pruning_jax.types import Batch
+
+CLASSES = 3
+
+
+def toy(seed: int, examples: int = 40, shape=(6,)) -> Batch:
+    inputs, labels = jax.random.split(jax.random.key(seed))
+    return Batch(
+        jax.random.normal(inputs, (examples, *shape)),
+        jax.random.randint(labels, (examples,), 0, CLASSES),
+    )
+
+
+def task_of(module, **fields) -> training.Task:
+    values = {"epochs": 3, "batch_size": 8, "learning_rate": 0.1, "weight_decay": 0.01}
+    recipe = recipes.Recipe(**(values | fields))
+    return training.Task(models.train_fn(module), models.apply_fn(module), recipe)
+
+
+MLP = models.build("mlp", CLASSES, widths=(5,), activation="tanh")
+
+
+def begin(task, module, batch, seed=0, kept=None):
+    variables = models.init(module, jax.random.key(seed), batch.inputs[:1])
+    return training.start(task, variables, jax.random.key(seed + 10), len(batch.labels), kept)
+
+
+def last(task, progress, batch, held, **arguments):
+    *_, (_, progress, _) = training.fit(
+        replicates.stack([progress]),
+        *(replicates.stack([part]) for part in (batch, held)),
+        task=task,
+        **arguments,
+    )
+    return replicates.unstack(progress)[0]
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_an_epoch_is_sgd_with_momentum_and_l2_written_by_hand():
+    batch, task = toy(1), task_of(MLP, epochs=1)
+    start = begin(task, MLP, batch)
+    params = jax.tree.map(np.asarray, start.state.params)
+    velocity = jax.tree.map(np.zeros_like, params)
+    order = data.batch_order(jax.random.fold_in(start.state.key, 0), 40, 8)
+    for index in order:
+        x, y = batch.inputs[index], batch.labels[index]
+
+        def loss(p, x=x, y=y):
+            (first, second) = p["params"].values() if "params" in p else p.values()
+            hidden = jnp.tanh(x @ first["kernel"] + first["bias"])
+            logits = hidden @ second["kernel"] + second["bias"]
+            return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(8), y])
+
+        gradient = jax.tree.map(lambda g, p: g + 0.01 * p, jax.grad(loss)(params), params)
+        velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, gradient)
+        params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
+    trained = last(task, start, batch, batch).state
+    assert int(trained.step) == 5
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), trained.params, params
+    )
+
+
+def test_masked_weights_stay_zero_and_the_others_move():
+    batch, task = toy(2), task_of(MLP)
+    dense = begin(task, MLP, batch)
+    kernels = [name for name in trees.named_leaves(dense.state.params) if "kernel" in name]
+    kept = trees.map_selected(
+        lambda leaf: jax.random.bernoulli(jax.random.key(leaf.size), 0.5, leaf.shape),
+        trees.select(dense.state.params, kernels),
+    )
+    start = begin(task, MLP, batch, kept=kept)
+    initial = jax.tree.map(np.asarray, start.state.params)
+    trained = last(task, start, batch, batch).state
+    leaves, masks = trees.named_leaves(trained.params), trees.named_leaves(kept)
+    for name in kernels:
+        assert not np.any(np.asarray(leaves[name])[~np.asarray(masks[name])])
+        moved = np.asarray(leaves[name]) != trees.named_leaves(initial)[name]
+        assert moved[np.asarray(masks[name])].all()
+
+
+def test_resumed_training_gives_the_same_bits():
+    batch, held, task = toy(3), toy(4), task_of(MLP, epochs=5)
+    whole = last(task, begin(task, MLP, batch), batch, held)
+    runs = training.fit(
+        replicates.stack([begin(task, MLP, batch)]),
+        *(replicates.stack([part]) for part in (batch, held)),
+        task=task,
+    )
+    for epoch, progress, _ in runs:
+        if epoch == 2:
+            stopped = replicates.unstack(jax.tree.map(jnp.array, progress))[0]
+            break
+    resumed = last(task, stopped, batch, held, from_epoch=2)
+    assert_same(
+        jax.tree.map(np.asarray, resumed._replace(state=resumed.state._replace(key=0))),
+        jax.tree.map(np.asarray, whole._replace(state=whole.state._replace(key=0))),
+    )
+
+
+def test_replicates_together_agree_with_replicates_in_turn():
+    task = task_of(MLP)
+    batches = [toy(seed) for seed in range(3)]
+    turns = [last(task, begin(task, MLP, b, s), b, b) for s, b in enumerate(batches)]
+    stacked = replicates.stack([begin(task, MLP, b, s) for s, b in enumerate(batches)])
+    data_of = replicates.stack(batches)
+    *_, (_, together, record) = training.fit(stacked, data_of, data_of, task=task)
+    assert record["train_loss"].shape == (3,)
+    for one, other in zip(turns, replicates.unstack(together), strict=True):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            one.state.params,
+            other.state.params,
+        )
+
+
+def test_the_backend_decides_which_replicates_run_together():
+    assert replicates.groups([1, 2, 3], "cpu") == [[1], [2], [3]]
+    assert replicates.groups([1, 2, 3], "gpu") == [[1, 2, 3]]
+    assert replicates.groups([], "gpu") == []
+
+
+def test_dispatched_and_scanned_epochs_agree(monkeypatch):
+    module = models.build("small_conv", CLASSES, padding="SAME", batch_norm=True)
+    batch, task = toy(5, 16, (8, 8, 1)), task_of(module, epochs=1, learning_rate=0.01)
+    dispatched = last(task, begin(task, module, batch), batch, batch).state
+    monkeypatch.setattr(training, "_scans", lambda *_: True)
+    scanned = last(task, begin(task, module, batch), batch, batch).state
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        dispatched.variables,
+        scanned.variables,
+    )
+
+
+def test_convolutions_are_not_scanned_on_cpu():
+    if jax.default_backend() != "cpu":
+        pytest.skip("the rule is for CPU")
+    seen = {}
+    for module, shape in [(MLP, (6,)), (models.build("small_conv", CLASSES), (28, 28, 1))]:
+        batch, task = toy(6, 8, shape), task_of(module)
+        progress = replicates.stack([begin(task, module, batch)])
+        train = replicates.stack([batch])
+        programs = training._programs(task, 8, 1)
+        order = programs.order(progress.state.key, jnp.zeros(1, jnp.int32))
+        seen[type(module).__name__] = training._scans(programs, progress.state, train, order)
+    assert list(seen.values()) == [True, False]
+
+
+def test_the_learning_rate_drops_at_the_boundaries():
+    recipe = recipes.Recipe(6, 10, 1.0, boundaries=(2, 4), factor=0.1)
+    rate = recipes.learning_rate(recipe, steps_per_epoch=3)
+    got = [float(rate(step)) for step in (0, 5, 6, 11, 12, 17)]
+    np.testing.assert_allclose(got, [1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+
+
+def test_adam_is_optax_adam_on_the_decayed_gradient():
+    recipe = recipes.Recipe(1, 1, 0.01, optimizer="adam", weight_decay=0.1)
+    params, gradient = jnp.array([1.0, -2.0]), jnp.array([0.5, 0.5])
+    tx, reference = recipes.optimizer(recipe, 1), optax.adam(0.01)
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    expected, _ = reference.update(gradient + 0.1 * params, reference.init(params))
+    np.testing.assert_allclose(updates, expected, rtol=1e-6)
+
+
+def test_a_non_finite_loss_stops_at_its_step():
+    batch = toy(7)
+    task = task_of(MLP, epochs=4)
+    poisoned = batch._replace(inputs=batch.inputs.at[0].set(jnp.nan))
+    with pytest.raises(FloatingPointError, match=r"nan at step [0-4] .*learning rate"):
+        last(task, begin(task, MLP, batch), poisoned, batch)
+
+
+def test_the_best_epoch_is_the_first_of_the_most_accurate():
+    batch, held, task = toy(8), toy(9, 200), task_of(MLP, epochs=6)
+    accuracies, kept = [], []
+    for _, progress, record in training.fit(
+        replicates.stack([begin(task, MLP, batch)]),
+        *(replicates.stack([part]) for part in (batch, held)),
+        task=task,
+    ):
+        accuracies.append(record["validation_accuracy"][0])
+        kept.append(jax.tree.map(np.asarray, progress.state.params))
+    best = int(np.argmax(accuracies))
+    assert int(progress.best_epoch[0]) == best + 1
+    assert_same(jax.tree.map(np.asarray, progress.best["params"]), kept[best])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", -1),
+        ("epochs", 1.5),
+        ("batch_size", 0),
+        ("batch_size", 41),
+        ("learning_rate", float("nan")),
+        ("momentum", -0.1),
+        ("optimizer", "sdg"),
+        ("boundaries", (3, 2)),
+    ],
+)
+def test_bad_recipes_are_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=field.rstrip("s")):
+        begin(task_of(MLP, **{field: value}), MLP, toy(1))
+
+
+def test_squared_error_trains_on_float_targets():
+    batch = toy(10)
+    targets = batch._replace(labels=jax.nn.one_hot(batch.labels, CLASSES))
+    task = task_of(MLP, epochs=2)._replace(loss=losses.squared_error)
+    a = last(task, begin(task, MLP, batch), batch, batch).state.params
+    b = last(task, begin(task, MLP, targets), targets, targets).state.params
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
