@@ -1,15 +1,23 @@
 """Gradients and curvature of the mean loss: what is estimated from data."""
 
 import functools
+import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import equations, layer_gradients, losses, tracing, trees
+from pruning_jax import equations, layer_gradients, losses, provenance, tracing, trees
 from pruning_jax.losses import Loss
 from pruning_jax.types import ApplyFn, Array, Batch, Params, PyTree
+
+_PIECE_BYTES = {"cpu": 12 * 2**20}
+"""Bytes of cotangents handled at once: on CPU, what stays in its caches and its allocator's pool."""
+
+_PIECE_BYTES_ELSEWHERE = 2**30
+_SMALLEST_PIECE = 4
 
 
 def _is_none(leaf: object) -> bool:
@@ -47,12 +55,22 @@ def _checked(batches: Batch | Iterable[Batch]) -> Iterator[Batch]:
         raise ValueError("batches is empty; give at least one Batch")
 
 
+@jax.jit
+def _add(total: PyTree, part: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, total, part)
+
+
+@jax.jit
+def _divide(total: PyTree, count: Array) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), total)
+
+
 def _mean(sums: Iterable[tuple[int, PyTree]]) -> PyTree:
     total, count = None, 0
     for examples, part in sums:
-        total = part if total is None else jax.tree.map(jnp.add, total, part)
+        total = part if total is None else _add(total, part)
         count += examples
-    return jax.tree.map(lambda leaf: leaf / count, total)
+    return _divide(total, np.float64(count))
 
 
 def _loss_sum(floating: PyTree, apply_fn: ApplyFn, loss: Loss, variables: Params, batch: Batch):
@@ -154,6 +172,11 @@ def _roots(
     return drawn / np.sqrt(samples)
 
 
+def _uses(trace: tracing.Trace) -> dict[str, tuple[provenance.Use, ...]]:
+    biases = {layer.bias: layer.bias_uses for layer in trace.layers if layer.bias is not None}
+    return {layer.kernel: layer.uses for layer in trace.layers} | biases
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _ggn_sum(
     apply_fn: ApplyFn,
@@ -166,9 +189,7 @@ def _ggn_sum(
     first: Array,
 ) -> PyTree:
     trace = tracing.trace(apply_fn, variables, batch.inputs)
-    model = trace.model
-    uses = {layer.kernel: layer.uses for layer in trace.layers}
-    uses |= {layer.bias: layer.bias_uses for layer in trace.layers if layer.bias is not None}
+    model, uses = trace.model, _uses(trace)
     every = [use for group in uses.values() for use in group]
     kept = layer_gradients.needed(model, every)
     taps = {
@@ -190,6 +211,40 @@ def _ggn_sum(
     return jax.tree_util.tree_map_with_path(
         lambda path, _: sums.get(trees.path_name(path)), variables
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _entries_a_column(apply_fn: ApplyFn, structure: Any, arrays: tuple) -> tuple[int, int]:
+    """Entries of the cotangents of one example and one column; the number of outputs."""
+    shapes = [jax.ShapeDtypeStruct(*array) for array in arrays]
+    trace = tracing.trace(apply_fn, *jax.tree.unflatten(structure, shapes))
+    model = trace.model
+    values = {layer_gradients.output(model, use) for layer in trace.layers for use in layer.uses}
+    entries = sum(math.prod(model.avals[value].shape) for value in values) // model.examples
+    return entries, model.avals[model.output].shape[1]
+
+
+def _pieces(
+    apply_fn: ApplyFn, variables: Params, batch: Batch, samples: int | None
+) -> Iterator[tuple[int, Batch, np.ndarray]]:
+    """Splits a batch so that its cotangents fit: (first example, examples, their weights)."""
+    leaves, structure = jax.tree.flatten((variables, batch.inputs))
+    arrays = tuple((leaf.shape, leaf.dtype) for leaf in map(jnp.asarray, leaves))
+    entries, outputs = _entries_a_column(apply_fn, structure, arrays)
+    budget = _PIECE_BYTES.get(jax.default_backend(), _PIECE_BYTES_ELSEWHERE)
+    limit = max(budget // (4 * entries * (samples or outputs)), _SMALLEST_PIECE)
+    examples = batch.labels.shape[0]
+    size = max(math.ceil(examples / math.ceil(examples / limit)), 2)
+    for first in range(0, examples, size):
+        rows = np.arange(first, first + size)
+        weights = (rows < examples).astype(np.float32)
+        if size == examples:
+            yield first, batch, weights
+        elif rows[-1] < examples:
+            yield first, jax.tree.map(lambda x, at=first: x[at : at + size], batch), weights
+        else:
+            rows = np.minimum(rows, examples - 1)
+            yield first, jax.tree.map(lambda x, at=rows: x[at], batch), weights
 
 
 def ggn_diagonal(
@@ -229,15 +284,13 @@ def ggn_diagonal(
     draws = None if key is None else samples or 1
 
     def sums() -> Iterator[tuple[int, PyTree]]:
-        first = 0
+        start = 0
         for batch in _checked(batches):
-            examples = batch.labels.shape[0]
-            padded, weights = batch, np.ones(examples, np.float32)
-            if examples == 1:
-                padded = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
-                weights = np.array([1, 0], np.float32)
-            part = _ggn_sum(apply_fn, loss, draws, variables, padded, weights, key, first)
-            yield examples, part
-            first += examples
+            for first, piece, weights in _pieces(apply_fn, variables, batch, draws):
+                part = _ggn_sum(
+                    apply_fn, loss, draws, variables, piece, weights, key, start + first
+                )
+                yield int(weights.sum()), part
+            start += batch.labels.shape[0]
 
     return _mean(sums())

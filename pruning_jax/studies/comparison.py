@@ -55,54 +55,47 @@ def units(plan: Plan) -> list[Row]:
     ]
 
 
+HEADER = ("criterion", "sparsity", "before %", "pruned %", "retrained %", "penalty", "compression")
+
+
 def table(plan: Plan, rows: list[Row]) -> str:
     """Means over the seeds: a line for each criterion and sparsity."""
-    header = (
-        "criterion",
-        "sparsity",
-        "before %",
-        "pruned %",
-        "retrained %",
-        "penalty",
-        "compression",
-    )
-    lines = [header]
     seeds = plan.workload.seeds
-    dense = rows_of(rows, ({"phase": "pretrained", "seed": seed} for seed in seeds))
-    before = 100 * mean(dense, "test_accuracy")
+    dense = rows_of(rows, [{"phase": "pretrained", "seed": seed} for seed in seeds])
+    before = f"{100 * mean(dense, 'test_accuracy'):.2f}"
+    lines, emptied = [HEADER], False
     for criterion, sparsity in itertools.product(plan.criteria, plan.sparsities):
-        found = {
-            phase: rows_of(
-                rows,
-                (
-                    {"phase": phase, "criterion": criterion, "sparsity": sparsity, "seed": seed}
-                    for seed in seeds
-                ),
-            )
+        unit = {"criterion": criterion, "sparsity": sparsity}
+        pruned, retrained = (
+            rows_of(rows, [unit | {"phase": phase, "seed": seed} for seed in seeds])
             for phase in ("pruned", "retrained")
-        }
-        total = found["pruned"][0]["parameters"]
+        )
+        empties = any(row["empty_layers"] for row in pruned)
+        emptied |= empties
+        parameters, removed = pruned[0]["parameters"], pruned[0]["removed"]
         lines.append(
             (
                 criterion,
                 f"{sparsity:g}",
-                f"{before:.2f}",
-                f"{100 * mean(found['pruned'], 'test_accuracy'):.2f}",
-                f"{100 * mean(found['retrained'], 'test_accuracy'):.2f}",
-                f"{mean(found['pruned'], 'penalty'):.4f}",
-                f"{total / (total - found['pruned'][0]['removed']):.1f}",
+                before,
+                f"{100 * mean(pruned, 'test_accuracy'):.2f}" + "*" * empties,
+                f"{100 * mean(retrained, 'test_accuracy'):.2f}",
+                f"{mean(pruned, 'penalty'):.4f}",
+                f"{parameters / (parameters - removed):.1f}",
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    text = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
+    title = f"test accuracy on {plan.workload.dataset['name']}, mean of seeds {seeds}"
+    note = ["* a layer lost all its weights"] if emptied else []
+    return "\n".join([title, *aligned(lines), *note])
+
+
+def aligned(lines: list[tuple[str, ...]]) -> list[str]:
+    """Lines of cells in columns, the first flush left."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
         for line in lines
     ]
-    title = f"test accuracy on {plan.workload.dataset['name']}, mean of {len(seeds)} seeds"
-    return "\n".join([title, *text])
 
 
 def mean(rows: list[Row], column: str) -> float:

@@ -105,7 +105,10 @@ def stage_batches(
 def masks_of(
     workload: Workload, dense: Dense, unit: Row, batches: Callable[[int], list[Batch]]
 ) -> Masks:
-    """The masks that a unit's criterion, stages and sparsity give."""
+    """The masks that a unit's criterion, stages and sparsity give.
+
+    A layer may be emptied, which the unit's row says: a study measures that too.
+    """
     apply_fn = workload.pretraining.apply_fn
     return pruning.prune(
         apply_fn,
@@ -119,15 +122,17 @@ def masks_of(
         scope=unit["scope"],
         step_penalty=unit["step_penalty"],
         key=workload.keys(unit["seed"]).pruning,
+        allow_empty_layers=True,
     )
 
 
 def counted(pruned: Pruned) -> Row:
-    """How many weights are removed, of how many prunable, of how many parameters."""
+    """How many weights are removed, of how many prunable and parameters; layers left empty."""
     return {
         "removed": masks.removed(pruned.masks),
         "prunable": masks.prunable(pruned.masks),
         "parameters": trees.size(pruned.variables["params"]),
+        "empty_layers": masks.empty_layers(pruned.masks),
     }
 
 
