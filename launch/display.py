@@ -28,6 +28,8 @@ def _bars(stream: TextIO) -> Callable:
             bar.set_description(label, refresh=False)
         bar.set_postfix_str(_figures(figures), refresh=False)
         bar.update(done - bar.n)
+        if done == total:
+            bar.clear()
 
     return report
 

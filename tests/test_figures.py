@@ -149,7 +149,7 @@ def test_early_stopping_has_a_bar_for_each_epoch_and_criterion(work, rows):
 
 def test_any_beginning_of_a_run_is_drawn(work, rows):
     order = np.random.default_rng(0).permutation(len(rows))
-    for count in range(0, len(rows), 53):
+    for count in range(0, len(rows), 97):
         for part in (rows[:count], [rows[i] for i in order[:count]]):
             for figure in drawn(work, part).values():
                 rendered(figure)

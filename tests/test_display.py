@@ -1,0 +1,32 @@
+"""What a run tells its user, on a terminal and elsewhere."""
+
+import io
+
+from launch import display
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_elsewhere_there_are_plain_lines_and_the_last_of_each_part():
+    stream = io.StringIO()
+    report = display.reporter(stream)
+    for done in range(1, 101):
+        report("pretrained", done, 100, {"loss": 1 / done})
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "pretrained: 1/100 loss=1"
+    assert lines[-1] == "pretrained: 100/100 loss=0.01"
+    assert len(lines) < 10 and "\r" not in stream.getvalue()
+
+
+def test_on_a_terminal_there_is_a_bar_that_is_cleared_at_the_end():
+    stream = Terminal()
+    report = display.reporter(stream)
+    for part in ("pretrained", "pruned"):
+        for done in range(1, 4):
+            report(part, done, 3, {"loss": 0.5})
+    written = stream.getvalue()
+    assert "\r" in written and "\n" not in written
+    assert written.rstrip("\r").rsplit("\r", 1)[-1].strip() == ""
