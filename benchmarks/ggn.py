@@ -12,6 +12,7 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -81,11 +82,45 @@ def _their_side(layers: dict, batch: Batch) -> tuple[Callable, Callable]:
     return run, values
 
 
-def _largest_difference(layers: dict, ours: dict, theirs: list[np.ndarray]) -> float:
+class _Case(NamedTuple):
+    """Both sides, ready to run, and a function that compares what they find."""
+
+    ours: Callable
+    theirs: Callable
+    difference: Callable[[], float]
+
+
+def _case(name: str, examples: int) -> _Case:
+    module = models.build(name, CLASSES)
+    keys = jax.random.split(jax.random.key(0), 3)
+    inputs = jax.random.normal(keys[0], (examples, *NETWORKS[name]))
+    batch = Batch(inputs, jax.random.randint(keys[1], (examples,), 0, CLASSES))
+    variables, apply_fn = models.init(module, keys[2], inputs), models.apply_fn(module)
+    order = _in_order(variables["params"])
+    theirs, their_values = _their_side({n: variables["params"][n] for n in order}, batch)
+
+    def ours() -> dict:
+        results = {
+            "gradient": curvature.gradient(apply_fn, variables, batch),
+            "ggn": curvature.ggn_diagonal(apply_fn, variables, batch),
+        }
+        return jax.block_until_ready(results)
+
+    def difference() -> float:
+        theirs()
+        found = ours()["ggn"]["params"]
+        converted = _torch_network({layer: found[layer] for layer in order})
+        pairs = zip(converted.parameters(), their_values(), strict=True)
+        return max(
+            float(np.max(np.abs(p.detach().numpy() - b)) / np.max(np.abs(b))) for p, b in pairs
+        )
+
+    return _Case(ours, theirs, difference)
+
+
+def largest_difference(name: str, examples: int) -> float:
     """The largest difference of an entry, relative to the largest entry of its leaf."""
-    converted = _torch_network({layer: ours[layer] for layer in layers})
-    pairs = zip((p.detach().numpy() for p in converted.parameters()), theirs, strict=True)
-    return max(float(np.max(np.abs(a - b)) / np.max(np.abs(b))) for a, b in pairs)
+    return _case(name, examples).difference()
 
 
 def _times(sides: dict[str, Callable]) -> dict[str, list[float]]:
@@ -99,27 +134,12 @@ def _times(sides: dict[str, Callable]) -> dict[str, list[float]]:
     return times
 
 
-def _compare(name: str, shape: tuple[int, ...]) -> None:
-    module = models.build(name, CLASSES)
-    keys = jax.random.split(jax.random.key(0), 3)
-    inputs = jax.random.normal(keys[0], (EXAMPLES, *shape))
-    batch = Batch(inputs, jax.random.randint(keys[1], (EXAMPLES,), 0, CLASSES))
-    variables, apply_fn = models.init(module, keys[2], inputs), models.apply_fn(module)
-
-    def run() -> dict:
-        results = {
-            "gradient": curvature.gradient(apply_fn, variables, batch),
-            "ggn": curvature.ggn_diagonal(apply_fn, variables, batch),
-        }
-        return jax.block_until_ready(results)
-
-    layers = {layer: variables["params"][layer] for layer in _in_order(variables["params"])}
-    their_run, their_values = _their_side(layers, batch)
-    their_run()
-    difference = _largest_difference(layers, run()["ggn"]["params"], their_values())
+def _compare(name: str) -> None:
+    case = _case(name, EXAMPLES)
+    difference = case.difference()
     if difference > TOLERANCE:
         raise SystemExit(f"{name}: the diagonals differ by {difference:.1e} > {TOLERANCE}")
-    times = _times({"ours": run, "BackPACK": their_run})
+    times = _times({"ours": case.ours, "BackPACK": case.theirs})
     for side, values in times.items():
         print(
             f"{name:<14} {side:<9} {min(values):9.1f} {statistics.median(values):9.1f}"
@@ -145,8 +165,8 @@ def main() -> None:
         return
     print(f"jax {jax.__version__}, batch {EXAMPLES}, {THREADS} threads, {RUNS} runs each, ms")
     print(f"{'network':<14} {'side':<9} {'best':>9} {'median':>9} {'worst':>9}")
-    for name, shape in NETWORKS.items():
-        _compare(name, shape)
+    for name in NETWORKS:
+        _compare(name)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,6 @@ def report(title: str, times: Mapping[str, list[float]], baseline: str) -> None:
     for side, own in times.items():
         ratios = [other / mine for other, mine in zip(times[baseline], own, strict=True)]
         print(
-            f"  {side:<34} {min(own):9.1f} ms best {statistics.median(own):9.1f} median   "
-            f"{statistics.median(ratios):6.2f} x {baseline} ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"  {side:<26} {min(own):9.1f} ms best {statistics.median(own):9.1f} median; "
+            f"{statistics.median(ratios):.2f} x {baseline}, {min(ratios):.2f} to {max(ratios):.2f}"
         )

@@ -127,7 +127,9 @@ def mlp_epoch() -> None:
         times,
         "its matrix products",
     )
-    macs = EPOCH_EXAMPLES * (3 * sum(a * b for a, b in zip(WIDTHS, WIDTHS[1:])) - 784 * 300)
+    macs = EPOCH_EXAMPLES * (
+        3 * sum(a * b for a, b in zip(WIDTHS[:-1], WIDTHS[1:], strict=True)) - 784 * 300
+    )
     print(f"  products: {2e-6 * macs / min(times['its matrix products']):,.0f} GFLOP/s at best")
 
 

@@ -20,6 +20,21 @@ _PIECE_BYTES_ELSEWHERE = 2**30
 _SMALLEST_PIECE = 4
 
 
+def _specification(variables: Params, inputs: PyTree) -> tuple[Any, tuple]:
+    """The structure and the shapes of a model's arguments, as keys of a cache."""
+    leaves, structure = jax.tree.flatten((variables, inputs))
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in map(jnp.asarray, leaves))
+
+
+@functools.lru_cache(maxsize=64)
+def _outputs(apply_fn: ApplyFn, structure: Any, arrays: tuple) -> int:
+    shapes = [jax.ShapeDtypeStruct(*array) for array in arrays]
+    logits = jax.eval_shape(apply_fn, *jax.tree.unflatten(structure, shapes))
+    if len(getattr(logits, "shape", ())) != 2:
+        raise ValueError(f"apply_fn returned {logits}; it must return logits (examples, outputs)")
+    return logits.shape[1]
+
+
 def _is_none(leaf: object) -> bool:
     return leaf is None
 
@@ -38,7 +53,9 @@ def _merge(floating: PyTree, variables: Params) -> Params:
     )
 
 
-def _checked(batches: Batch | Iterable[Batch]) -> Iterator[Batch]:
+def _checked(
+    apply_fn: ApplyFn, variables: Params, batches: Batch | Iterable[Batch]
+) -> Iterator[Batch]:
     empty = True
     for batch in [batches] if isinstance(batches, Batch) else batches:
         empty = False
@@ -50,6 +67,16 @@ def _checked(batches: Batch | Iterable[Batch]) -> Iterator[Batch]:
                 f"a batch has inputs of {examples} examples and labels of shape "
                 f"{batch.labels.shape}; it needs at least one example, and a label for each"
             )
+        if jnp.issubdtype(batch.labels.dtype, jnp.integer) and not isinstance(
+            batch.labels, jax.core.Tracer
+        ):
+            outputs = _outputs(apply_fn, *_specification(variables, batch.inputs))
+            low, high = int(np.min(batch.labels)), int(np.max(batch.labels))
+            if low < 0 or high >= outputs:
+                raise ValueError(
+                    f"labels go from {low} to {high}; for {outputs} outputs they must be in "
+                    f"[0, {outputs - 1}]"
+                )
         yield batch
     if empty:
         raise ValueError("batches is empty; give at least one Batch")
@@ -108,7 +135,7 @@ def gradient(
     """
     return _mean(
         (batch.labels.shape[0], _gradient_sum(apply_fn, loss, variables, batch))
-        for batch in _checked(batches)
+        for batch in _checked(apply_fn, variables, batches)
     )
 
 
@@ -118,7 +145,7 @@ def _hvp_sum(apply_fn: ApplyFn, loss: Loss, variables: Params, vector: PyTree, b
     tangents = jax.tree.map(
         lambda leaf, v: None if leaf is None else jnp.zeros_like(leaf) if v is None else v,
         floating,
-        _merge(jax.tree.map(lambda _: None, floating), vector),
+        vector,
         is_leaf=_is_none,
     )
     grad = functools.partial(
@@ -151,7 +178,7 @@ def hessian_vector_product(
     """
     return _mean(
         (batch.labels.shape[0], _hvp_sum(apply_fn, loss, variables, vector, batch))
-        for batch in _checked(batches)
+        for batch in _checked(apply_fn, variables, batches)
     )
 
 
@@ -228,9 +255,7 @@ def _pieces(
     apply_fn: ApplyFn, variables: Params, batch: Batch, samples: int | None
 ) -> Iterator[tuple[int, Batch, np.ndarray]]:
     """Splits a batch so that its cotangents fit: (first example, examples, their weights)."""
-    leaves, structure = jax.tree.flatten((variables, batch.inputs))
-    arrays = tuple((leaf.shape, leaf.dtype) for leaf in map(jnp.asarray, leaves))
-    entries, outputs = _entries_a_column(apply_fn, structure, arrays)
+    entries, outputs = _entries_a_column(apply_fn, *_specification(variables, batch.inputs))
     budget = _PIECE_BYTES.get(jax.default_backend(), _PIECE_BYTES_ELSEWHERE)
     limit = max(budget // (4 * entries * (samples or outputs)), _SMALLEST_PIECE)
     examples = batch.labels.shape[0]
@@ -285,7 +310,7 @@ def ggn_diagonal(
 
     def sums() -> Iterator[tuple[int, PyTree]]:
         start = 0
-        for batch in _checked(batches):
+        for batch in _checked(apply_fn, variables, batches):
             for first, piece, weights in _pieces(apply_fn, variables, batch, draws):
                 part = _ggn_sum(
                     apply_fn, loss, draws, variables, piece, weights, key, start + first

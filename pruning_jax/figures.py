@@ -38,7 +38,7 @@ STYLES = {
 """Criterion -> label, colour and marker; the colours are Okabe and Ito's."""
 STAGE_STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
 """Colour and marker of the first, second, ... number of stages."""
-LOSS_GAP = "loss gap |ΔL| (nats)"
+LOSS_GAP, LOG_RANGE = "loss gap |ΔL| (nats)", 10
 
 
 def accuracy_by_sparsity(rows: Iterable[Row]) -> Figure:
@@ -84,8 +84,7 @@ def loss_modelling(
     Returns:
       ``step_penalty_W``, ``stages_W``, ``fine_tuning_W`` and ``early_stopping_W`` for a workload W.
     """
-    figures = {}
-    rows = list(rows)
+    figures, rows = {}, list(rows)
     for workload in values(rows, "workload"):
         found = where(rows, workload=workload)
         seeds = (tuning_seeds or {}).get(workload, ())
@@ -126,7 +125,7 @@ def step_penalty(kinds: Mapping[str, list[Row]]) -> Figure:
                 _line(ax, penalties, points, linestyle=line, label=label, **look)
         _categories(ax, ["0" if p == 0 else f"$10^{{{math.log10(p):.3g}}}$" for p in penalties])
         ax.set(title=_look(criterion)["label"], xlabel="step penalty λ")
-    return _finish(figure, axes, LOSS_GAP)
+    return _finish(figure, axes, LOSS_GAP, loss_gaps(rows))
 
 
 def stages(best: list[Row], choice: Choice, published: Spreads) -> Figure:
@@ -150,7 +149,7 @@ def stages(best: list[Row], choice: Choice, published: Spreads) -> Figure:
         ax.set(title=title, xlabel="stages")
     for place, (criterion, (mean, sd)) in enumerate(published.items()):
         _star(axes[1], len(counts) - 0.8 + 0.12 * place, mean, criterion, yerr=sd)
-    return _finish(figure, axes, LOSS_GAP)
+    return _finish(figure, axes, LOSS_GAP, loss_gaps(best))
 
 
 def fine_tuning(rows: list[Row], paper: Mapping[str, Spreads]) -> Figure:
@@ -190,8 +189,8 @@ def early_stopping(pruned: list[Row], choice: Choice) -> Figure:
             look = _look(criterion)
             points = loss_gaps_by(where(drawn, criterion=criterion), "epoch")
             for epoch in filter(points.get, epochs):
-                gaps = points[epoch]
-                x = epochs.index(epoch) + (place - (len(criteria) - 1) / 2) * width
+                gaps, shift = points[epoch], (place - (len(criteria) - 1) / 2) * width
+                x = epochs.index(epoch) + shift
                 ax.bar(x, np.mean(gaps), 0.9 * width, color=look["color"], label=look["label"])
                 ax.plot([x] * len(gaps), gaps, "o", color="black", markersize=2, alpha=0.6)
         _categories(ax, [str(epoch) for epoch in epochs])
@@ -217,8 +216,7 @@ def _look(criterion: str) -> dict[str, str]:
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    size = (7.0 if count > 1 else 4.6, 3.2)
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    figure = Figure(figsize=(7.0 if count > 1 else 4.6, 3.2), dpi=200, layout="constrained")
     return figure, list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
 
 
@@ -244,17 +242,19 @@ def _categories(ax: Axes, labels: list[str]) -> None:
     ax.set_xticks(range(len(labels)), [x if i % step == 0 else "" for i, x in enumerate(labels)])
 
 
-def _finish(figure: Figure, axes: list[Axes], y_label: str) -> Figure:
-    """One vertical axis for all panels, and one legend below them, each entry once."""
+def _finish(figure: Figure, axes: list[Axes], y_label: str, gaps: list[float] = ()) -> Figure:
+    """One legend below all panels, and one vertical axis, logarithmic for gaps of many sizes."""
     axes[0].set_ylabel(y_label)
+    if max(gaps, default=0) > LOG_RANGE * min(gaps, default=0) > 0:
+        axes[0].set_yscale("log")
     entries = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
         ax.grid(axis="y", linewidth=0.4, alpha=0.5)
         ax.spines[["top", "right"]].set_visible(False)
-    columns = 4 if len(axes) > 1 and max(map(len, entries), default=0) <= 20 else 3
-    place = {"loc": "outside lower center", "ncols": columns}
     if entries:
-        figure.legend(entries.values(), entries, frameon=False, fontsize="small", **place)
+        columns = 4 if len(axes) > 1 and max(map(len, entries)) <= 20 else 3
+        place = {"loc": "outside lower center", "ncols": columns, "fontsize": "small"}
+        figure.legend(entries.values(), entries, frameon=False, **place)
     return figure

@@ -10,7 +10,7 @@ from jax import lax
 
 from pruning_jax import equations
 from pruning_jax.equations import BatchAxis, Equation, Equations
-from pruning_jax.provenance import SCALING, Use
+from pruning_jax.provenance import Use
 from pruning_jax.types import Array
 
 
@@ -154,6 +154,13 @@ _OPERANDS = {"dense": _dense_operands, "conv": _conv_operands}
 _TO_OPERAND = {"dense": _dense_to_operand, "conv": _conv_to_operand}
 
 
+def _operands(model: Equations, use: Use, data: Array, cotangents: Array) -> tuple[Array, Array]:
+    """Inputs (n, groups, positions, inputs) and cotangents (c, n, groups, positions, outputs)."""
+    a, d = _OPERANDS[use.kind](model, use, data, cotangents)
+    dtype = jnp.promote_types(jnp.promote_types(a.dtype, d.dtype), jnp.float32)
+    return a.astype(dtype), d.astype(dtype)
+
+
 def _from_leaf(model: Equations, use: Use, arrays: Mapping[int, Array]) -> Callable:
     """The view as a function of the leaf, for one example."""
 
@@ -177,13 +184,14 @@ def _from_leaf(model: Equations, use: Use, arrays: Mapping[int, Array]) -> Calla
 
 def _is_injective(model: Equations, use: Use) -> bool:
     """Whether every entry of the leaf is in the operand of one example at most once."""
-    return not any(
-        math.prod(model.avals[equation.outputs[0]].shape)
-        > math.prod(model.avals[equation.inputs[0]].shape)
-        and equation.outputs[0] not in model.batch
-        for equation in map(model.equations.__getitem__, use.view.steps)
-        if equation.name == "broadcast_in_dim" or equation.name in SCALING
-    )
+    entries = math.prod(model.avals[model.leaves[use.view.leaf]].shape)
+    for step in use.view.steps:
+        result = model.equations[step].outputs[0]
+        if result not in model.batch:
+            before, entries = entries, math.prod(model.avals[result].shape)
+            if entries > before:
+                return False
+    return True
 
 
 def _some_examples(array: Array, axes: BatchAxis, first: Array, size: int) -> Array:
@@ -205,7 +213,7 @@ def _kernel_gradients(
         in_layout = _TO_OPERAND[use.kind](model, use, kernel).astype(leaf.dtype)
         return jax.linear_transpose(view, leaf)(in_layout)[0]
 
-    a, d = _OPERANDS[use.kind](model, use, data, cotangents)
+    a, d = _operands(model, use, data, cotangents)
     return jax.vmap(jax.vmap(to_leaf))(jnp.einsum("ngpk,cngpo->ncgko", a, d))
 
 
@@ -270,13 +278,13 @@ def _kernel_squares(model: Equations, use: Use, arrays: Mapping, cotangents: Map
     """sum_n sum_c (dL_nc / dW)^2 in the layout of the operand."""
 
     def squares(parts: list[tuple[Array, Array]]) -> Array:
-        a, d = _OPERANDS[use.kind](model, use, *parts[0])
+        a, d = _operands(model, use, *parts[0])
         return jnp.sum(jnp.einsum("ngpk,cngpo->ngkco", a, d) ** 2, axis=(0, 3))
 
     equation = model.equations[use.equation]
     data, out = equation.inputs[1 - use.operand], output(model, use)
     if use.kind == "dense" and _positions(model, use) == 1:
-        a, d = _dense_operands(model, use, arrays[data], cotangents[out])
+        a, d = _operands(model, use, arrays[data], cotangents[out])
         total = jnp.einsum("ngpk,ngpo->gko", a**2, jnp.sum(d**2, axis=0))
     else:
         total = _sum_over_examples(model, [use], arrays, cotangents, squares)

@@ -77,13 +77,21 @@ class Trace(NamedTuple):
 
 
 def _macs(model: Equations, use: Use) -> int:
-    """Multiply-accumulates of one use, for one example: output entries x entries each sums."""
+    """Multiply-accumulates of one use, for one example: output entries x entries each sums.
+
+    A transposed convolution is counted from its inputs: each is multiplied with the whole kernel.
+    """
     equation = model.equations[use.equation]
     shape = model.avals[equation.inputs[use.operand]].shape
     outputs = math.prod(model.avals[equation.outputs[0]].shape) // model.examples
     if use.kind == "embedding":
         return 0
     if use.kind == "conv":
+        lhs = equation.params["dimension_numbers"].lhs_spec
+        if max(equation.params["lhs_dilation"]) > 1:
+            data = model.avals[equation.inputs[0]].shape
+            written = math.prod(data) // data[lhs[1]] // model.examples
+            return written * math.prod(shape)
         return outputs * math.prod(shape) // provenance.units(model, use)
     contracted = equation.params["dimension_numbers"][0][use.operand]
     return outputs * math.prod(shape[axis] for axis in contracted)

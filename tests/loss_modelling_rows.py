@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pruning_jax.studies import loss_modelling_units as units
+from pruning_jax.studies.loss_modelling import units
 
 LOSS_GAPS = {"magnitude": 2.02, "obd": 1.83, "linear": 1.17, "quadratic": 1.05, "random": 2.3}
 ERROR_GAPS = {"magnitude": 2.4, "obd": 2.0, "linear": 1.9, "quadratic": 1.9}

@@ -20,7 +20,10 @@ GROUPS = (
     {"studies"},
     {"launch"},
 )
-OUTPUT = {"environment", "records", "folders", "checkpointing", "results", "figures"}
+OUTPUT = {"environment", "records", "folders", "checkpointing", "results"} | {
+    "measurements",
+    "figures",
+}
 OUTPUT_READ = GROUPS[0] | OUTPUT
 STUDIES = len(GROUPS) - 2
 ONLY_IN = {

@@ -9,8 +9,8 @@ from loss_modelling_rows import ERROR_GAPS, LOSS_GAPS, run, workload
 from matplotlib.figure import Figure
 
 from pruning_jax import figures, measurements
-from pruning_jax.studies.loss_modelling_published import PUBLISHED
-from pruning_jax.studies.loss_modelling_units import select
+from pruning_jax.studies.loss_modelling.published import PUBLISHED
+from pruning_jax.studies.loss_modelling.units import select
 
 KINDS = ("step_penalty", "stages", "fine_tuning", "early_stopping")
 
@@ -166,3 +166,15 @@ def test_the_penalties_drawn_are_those_the_study_selects(work, rows):
     assert choice
     for (epoch, criterion, stages), penalty in choice.items():
         assert select(rows, work, criterion, epoch, [stages]) == (stages, penalty)
+
+
+@pytest.mark.parametrize("most, scale", [(9.0, "linear"), (30.0, "log")])
+def test_gaps_of_many_sizes_have_a_logarithmic_axis(work, rows, most, scale):
+    changed = [dict(row) for row in rows]
+    for row in changed:
+        if row.get("criterion") == "obd" and row["epoch"] == "best" and row["stages"] == 1:
+            row["penalty"] = most
+    for kind in ("step_penalty", "stages"):
+        figure = drawn(work, changed)[f"{kind}_{work.name}"]
+        assert {ax.get_yscale() for ax in figure.axes} == {scale}
+        assert rendered(figure)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs import digits, loss_modelling
-from pruning_jax import checkpointing, results, studies
+from pruning_jax import checkpointing, replicates, results, studies
 from pruning_jax.criteria import WEIGHT_CRITERIA
 from pruning_jax.studies import phases
 
@@ -159,6 +159,42 @@ def test_a_damaged_checkpoint_of_the_middle_is_named_and_the_one_before_is_used(
         run.close()
         outcomes.append((tmp_path / name / "results.jsonl").read_text())
     assert outcomes[0] == outcomes[1]
+
+
+def test_replicates_together_give_the_rows_of_replicates_in_turn(tmp_path, monkeypatch):
+    config = digits.get_config("smoke").to_dict()
+    config["workload"] |= {"criteria": ("magnitude",), "seeds": (1, 2), "sparsities": (0.5,)}
+    study, tables = studies.find("comparison"), []
+    for name in ("in_turn", "together"):
+        if name == "together":
+            monkeypatch.setattr(replicates, "groups", lambda items: [items] if items else [])
+        with results.open_run(tmp_path / name, config, study="comparison") as run:
+            study.run(study.build(config), phases.Session(run, lambda *_: None))
+            tables.append(run.rows())
+    in_turn, together = tables
+    assert len(in_turn) == len(together) == 6
+    for row in in_turn:
+        unit = {key: row[key] for key in ("phase", "seed")}
+        (other,) = phases.rows_of(together, [unit])
+        for split in ("train", "validation", "test"):
+            assert row[f"{split}_loss"] == pytest.approx(other[f"{split}_loss"], rel=1e-3)
+
+
+def test_a_damaged_network_is_named_and_made_again(tmp_path):
+    config = digits.get_config("smoke").to_dict()
+    config["workload"] |= {"criteria": ("magnitude",), "sparsities": (0.5,)}
+    study = studies.find("comparison")
+    with results.open_run(tmp_path / "run", config, study="comparison") as run:
+        plan, session = study.build(config), phases.Session(run, lambda *_: None)
+        study.run(plan, session)
+        rows, kept = run.rows(), networks(tmp_path / "run")
+        path = run.checkpoints / "pretrained" / "comparison" / "seed=1"
+        largest = max((p for p in path.rglob("*") if p.is_file()), key=os.path.getsize)
+        os.truncate(largest, 10)
+        with pytest.warns(checkpointing.DamagedCheckpoint, match="seed=1"):
+            study.run(plan, session)
+        assert run.rows() == rows
+        np.testing.assert_equal(networks(tmp_path / "run"), kept)
 
 
 class _Stop:

@@ -9,9 +9,10 @@ import pytest
 from loss_modelling_rows import ERROR_GAPS, LOSS_GAPS, loss_gap, run, workload
 
 from pruning_jax.analysis import claims, statistics
-from pruning_jax.studies import loss_modelling_claims, loss_modelling_findings
-from pruning_jax.studies.loss_modelling_gaps import random_cost, spread
-from pruning_jax.studies.loss_modelling_units import select
+from pruning_jax.studies.loss_modelling import claims as study_claims
+from pruning_jax.studies.loss_modelling import findings, tables
+from pruning_jax.studies.loss_modelling.gaps import random_cost, spread
+from pruning_jax.studies.loss_modelling.units import select
 
 ALL = ("L1", "L2", "L3", "L4", "L5")
 
@@ -23,7 +24,7 @@ def few_resamples(monkeypatch):
 
 
 def decided(work, rows):
-    found = {claim.id: claims.check(claim) for claim in loss_modelling_claims.decide(rows, work)}
+    found = {claim.id: claims.check(claim) for claim in study_claims.decide(rows, work)}
     assert all(claim.source.startswith("S3") and claim.published for claim in found.values())
     return found
 
@@ -145,8 +146,8 @@ def test_a_mean_near_the_edge_of_what_is_matched_decides_nothing():
     work = workload()
     gaps = {c: np.full(8, value) for c, value in LOSS_GAPS.items()}
     gaps["linear"] = 1.47 + 0.1 * np.linspace(-1, 1, 8) + 0.01
-    finding = loss_modelling_findings.Finding("holds", "", len(work.seeds), -1.0, (-2.0, 0.0))
-    assert loss_modelling_findings.matched(finding, gaps).verdict == "inconclusive"
+    finding = findings.Finding("holds", "", len(work.seeds), -1.0, (-2.0, 0.0))
+    assert findings.matched(finding, gaps).verdict == "inconclusive"
 
 
 @pytest.mark.parametrize(
@@ -243,12 +244,44 @@ def test_one_number_of_stages_or_no_penalty_leaves_a_claim_untested():
 
 def test_the_published_means_are_in_the_papers_order():
     for name in ("mlp_mnist", "preact_resnet18_cifar10"):
-        means = [mean for mean, _ in loss_modelling_claims.PUBLISHED[name]["loss_gap"].values()]
+        means = [mean for mean, _ in study_claims.PUBLISHED[name]["loss_gap"].values()]
         assert means == sorted(means, reverse=True)
 
 
 def test_what_counts_as_none_is_small_beside_what_was_published():
-    published = loss_modelling_claims.PUBLISHED["mlp_mnist"]["loss_gap"]
+    published = study_claims.PUBLISHED["mlp_mnist"]["loss_gap"]
     apart = published["linear"][0] - published["quadratic"][0]
-    assert 0 < loss_modelling_findings.EQUAL_GAP < apart / 10
-    assert statistics.non_inferior(np.full(3, apart), loss_modelling_findings.EQUAL_GAP)
+    assert 0 < findings.EQUAL_GAP < apart / 10
+    assert statistics.non_inferior(np.full(3, apart), findings.EQUAL_GAP)
+
+
+def test_the_table_puts_ours_beside_the_papers():
+    work = workload()
+    rows = run(work)
+    tuning = {work.name: work.settings["tuning_seeds"]}
+    lines = tables.beside_published(rows, tuning).splitlines()
+    assert len(lines) == 2 + len(ERROR_GAPS)
+    cells = [cell.strip() for cell in lines[-1].strip("|").split("|")]
+    assert cells[1] == "QM" and cells[3] == "1.05 ± 0.04" and cells[5] == "1.90 ± 0.20"
+    assert float(cells[2].split(" ± ")[0]) == pytest.approx(1.05, abs=0.03)
+    assert float(cells[4].split(" ± ")[0]) == pytest.approx(1.9, abs=0.3)
+    assert cells[6] == "8"
+
+
+def test_the_table_of_part_of_a_run_has_blanks():
+    work = workload()
+    rows = run(work)
+    tuning = {work.name: work.settings["tuning_seeds"]}
+    for count in range(0, len(rows), 31):
+        tables.beside_published(rows[:count], tuning)
+    assert "|  |" in tables.beside_published(rows[:5], tuning)
+
+
+def test_every_verdict_is_put_in_words():
+    work = workload()
+    rows = run(work)
+    for found in (rows, [row for row in rows if row["phase"] != "retrained"]):
+        text = tables.verdicts(study_claims.decide(found, work))
+        for claim in study_claims.decide(found, work):
+            assert f"**{claim.id}, {claim.workload}: {claim.verdict}**" in text
+            assert claim.note in text

@@ -54,9 +54,7 @@ def pending(run: results.Run, units: Iterable[Row], kept: Iterable[Row] = ()) ->
     """The units of work to do: those without a row, or among `kept` without a whole checkpoint."""
     rows, kept = run.rows(), list(kept)
     return [
-        unit
-        for unit in units
-        if not any(matches(row, unit) for row in rows) or (unit in kept and not _whole(run, unit))
+        unit for unit in units if not _has(rows, unit) or (unit in kept and not _whole(run, unit))
     ]
 
 
@@ -72,10 +70,15 @@ def _whole(run: results.Run, unit: Row) -> bool:
     return True
 
 
-def record(run: results.Run, unit: Row, row: Row) -> None:
-    """Adds the row of a unit, unless it is there."""
-    if not any(matches(other, unit) for other in run.rows()):
-        run.add([row])
+def record(run: results.Run, rows: Iterable[Row], units: Iterable[Row]) -> None:
+    """Adds the rows of units, all or none, but for those that are there."""
+    there = run.rows()
+    new = [row for row, unit in zip(rows, units, strict=True) if not _has(there, unit)]
+    run.add(new)
+
+
+def _has(rows: list[Row], unit: Row) -> bool:
+    return any(matches(row, unit) for row in rows)
 
 
 def rows_of(rows: Iterable[Row], units: Iterable[Row]) -> list[Row]:
@@ -135,7 +138,7 @@ def train_units(
 ) -> list[training.Progress]:
     """Trains a group of replicates to the end, from its last checkpoint if there is one."""
     run = session.run
-    middle = run.checkpoints / "training" / folder_name(units[0])
+    middle = run.checkpoints / "training" / f"{folder_name(units[0])}+{len(units) - 1}"
     began = replicates.stack(starts)
     train = replicates.stack([dataset.train for dataset in datasets])
     validation = replicates.stack([dataset.validation for dataset in datasets])
@@ -163,15 +166,18 @@ def train_units(
 def finish(
     run: results.Run,
     workload: Workload,
-    unit: Row,
-    progress: training.Progress,
-    dataset: data.Dataset,
-    **columns: Any,
+    units: list[Row],
+    ended: list[training.Progress],
+    datasets: list[data.Dataset],
+    columns: list[Row],
 ) -> None:
-    """Keeps the best network of a training run, then its row."""
-    save(run, unit, progress.best, columns)
-    row = unit | columns | {"best_epoch": int(progress.best_epoch)}
-    record(run, unit, row | measure(workload, progress.best, dataset))
+    """Keeps the best network of each of a group's training runs, then adds their rows at once."""
+    rows = []
+    for unit, progress, dataset, more in zip(units, ended, datasets, columns, strict=True):
+        save(run, unit, progress.best, more)
+        best = {"best_epoch": int(progress.best_epoch)}
+        rows.append(unit | more | best | measure(workload, progress.best, dataset))
+    record(run, rows, units)
 
 
 def save(run: results.Run, unit: Row, variables: Params, columns: Row | None = None) -> None:

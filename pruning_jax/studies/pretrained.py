@@ -63,8 +63,7 @@ def pretrain(
                     save(session.run, unit | {"epoch": epoch}, one.state.variables)
 
         ended = train_units(session, workload.pretraining, group, starts, datasets, snapshot)
-        for unit, dataset, progress in zip(group, datasets, ended, strict=True):
-            finish(session.run, workload, unit, progress, dataset)
+        finish(session.run, workload, group, ended, datasets, [{} for _ in group])
 
 
 def load_dense(session: Session, workload: Workload, seed: int, epoch: int | str = "best") -> Dense:

@@ -84,7 +84,7 @@ def prune(
             penalty = {"penalty": after["train_loss"] - before["train_loss"]}
             if unit in keep:
                 save(session.run, unit, pruned._asdict(), counts)
-            record(session.run, unit, unit | counts | after | penalty)
+            record(session.run, [unit | counts | after | penalty], [unit])
             session.report(describe(unit), left.index(unit) + 1, len(left), penalty)
 
 

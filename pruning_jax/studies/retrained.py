@@ -31,5 +31,5 @@ def retrain(session: Session, workload: Workload, units: Iterable[Row]) -> None:
             for unit, network, dataset in zip(group, networks, datasets, strict=True)
         ]
         ended = train_units(session, workload.retraining, group, starts, datasets)
-        for unit, network, dataset, progress in zip(group, networks, datasets, ended, strict=True):
-            finish(session.run, workload, unit, progress, dataset, **counted(network))
+        columns = [counted(network) for network in networks]
+        finish(session.run, workload, group, ended, datasets, columns)

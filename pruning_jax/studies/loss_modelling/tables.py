@@ -7,7 +7,7 @@ import numpy as np
 from pruning_jax import measurements
 from pruning_jax.analysis.claims import Claim
 from pruning_jax.measurements import Row, where
-from pruning_jax.studies.loss_modelling_published import ABBREVIATIONS, LABELS, METHODS, PUBLISHED
+from pruning_jax.studies.loss_modelling.published import ABBREVIATIONS, LABELS, METHODS, PUBLISHED
 
 HEADER = (
     "network",

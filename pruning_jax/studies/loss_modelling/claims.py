@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from pruning_jax.analysis.claims import Claim
-from pruning_jax.studies import loss_modelling_findings as findings
-from pruning_jax.studies.loss_modelling_findings import Finding
-from pruning_jax.studies.loss_modelling_gaps import random_cost
-from pruning_jax.studies.loss_modelling_published import ABBREVIATIONS, LABELS, PUBLISHED
+from pruning_jax.studies.loss_modelling import findings
+from pruning_jax.studies.loss_modelling.findings import Finding
+from pruning_jax.studies.loss_modelling.gaps import random_cost
+from pruning_jax.studies.loss_modelling.published import ABBREVIATIONS, LABELS, PUBLISHED
 from pruning_jax.studies.phases import Row
 from pruning_jax.studies.workloads import Workload
 

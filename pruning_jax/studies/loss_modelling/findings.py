@@ -13,15 +13,15 @@ import numpy as np
 from pruning_jax.analysis import statistics
 from pruning_jax.analysis.claims import LEVEL, paired_order
 from pruning_jax.analysis.statistics import Interval
-from pruning_jax.studies.loss_modelling_gaps import (
+from pruning_jax.studies.loss_modelling.gaps import (
     error_gaps,
     errors,
     loss_gaps,
     scale,
     spread,
 )
-from pruning_jax.studies.loss_modelling_published import ABBREVIATIONS, METHODS, PUBLISHED
-from pruning_jax.studies.loss_modelling_units import EARLY_CRITERIA, select
+from pruning_jax.studies.loss_modelling.published import ABBREVIATIONS, METHODS, PUBLISHED
+from pruning_jax.studies.loss_modelling.units import EARLY_CRITERIA, select
 from pruning_jax.studies.phases import Row
 from pruning_jax.studies.workloads import Workload
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from pruning_jax.studies import pretrained
-from pruning_jax.studies.loss_modelling_units import at
+from pruning_jax.studies.loss_modelling.units import at
 from pruning_jax.studies.phases import Row, rows_of
 from pruning_jax.studies.workloads import Workload
 

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pruning_jax import figures
-from pruning_jax.analysis import claims
-from pruning_jax.studies import loss_modelling_claims, workloads
-from pruning_jax.studies.loss_modelling_units import selected_units, test_units, tuning_units
+from pruning_jax.analysis.claims import to_dict
+from pruning_jax.studies import workloads
+from pruning_jax.studies.loss_modelling.claims import decide
+from pruning_jax.studies.loss_modelling.published import PUBLISHED
+from pruning_jax.studies.loss_modelling.units import selected_units, test_units, tuning_units
 from pruning_jax.studies.phases import Session
 from pruning_jax.studies.pretrained import pretrain
 from pruning_jax.studies.pruned import prune
@@ -48,11 +50,11 @@ def run(built: list[Workload], session: Session) -> None:
 def conclude(built: list[Workload], session: Session) -> None:
     """Writes the claims and the figures that the rows so far give."""
     rows = session.run.rows()
-    decided = [c for workload in built for c in loss_modelling_claims.decide(rows, workload)]
-    session.run.write_claims([claims.to_dict(claim) for claim in decided])
+    decided = [c for workload in built for c in decide(rows, workload)]
+    session.run.write_claims([to_dict(claim) for claim in decided])
     drawn = figures.loss_modelling(
         rows,
-        published=loss_modelling_claims.PUBLISHED,
+        published=PUBLISHED,
         tuning_seeds={workload.name: workload.settings["tuning_seeds"] for workload in built},
     )
     for name, figure in drawn.items():

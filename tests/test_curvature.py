@@ -1,0 +1,194 @@
+"""Gradients and curvature against dense automatic differentiation, finite differences, BackPACK."""
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+
+from pruning_jax import curvature, losses, tracing, trees
+from pruning_jax.types import Batch
+
+
+def floating(variables):
+    return {
+        name: leaf
+        for name, leaf in trees.named_leaves(variables).items()
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+
+
+def with_leaves(variables, leaves):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaves.get(trees.path_name(path), leaf), variables
+    )
+
+
+def mean_loss(leaves, apply_fn, variables, batch, loss):
+    return loss.value(apply_fn(with_leaves(variables, leaves), batch.inputs), batch.labels).mean()
+
+
+def dense_diagonal(apply_fn, variables, batch, loss):
+    """diag(J^T H J), from the whole Jacobian and the Hessian of the loss in the logits."""
+    leaves = floating(variables)
+    logits = apply_fn(variables, batch.inputs)
+    jacobian = jax.jacrev(lambda own: apply_fn(with_leaves(variables, own), batch.inputs))(leaves)
+    hessian = jax.vmap(jax.hessian(lambda f, y: loss.value(f[None], y[None])[0]))(
+        logits, batch.labels
+    )
+    return {
+        name: jnp.einsum("na...,nab,nb...->...", j, hessian, j) / len(logits)
+        for name, j in jacobian.items()
+    }
+
+
+def examples(name, seed=0):
+    apply_fn, variables, inputs = networks.NETWORKS[name]()
+    labels = jax.random.randint(jax.random.key(seed), inputs.shape[:1], 0, networks.CLASSES)
+    return apply_fn, variables, Batch(inputs, labels)
+
+
+def assert_close(found, expected, tolerance):
+    for name, leaf in trees.named_leaves(found).items():
+        error = jnp.max(jnp.abs(leaf - expected[name])) / jnp.max(jnp.abs(expected[name]))
+        assert error < tolerance, (name, float(error))
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.parametrize("loss", losses.LOSSES)
+def test_exact_diagonal_is_that_of_the_dense_matrix(name, loss):
+    apply_fn, variables, batch = examples(name)
+    found = curvature.ggn_diagonal(apply_fn, variables, batch, loss=losses.LOSSES[loss])
+    layers = tracing.trace(apply_fn, variables, batch.inputs).layers
+    assert set(trees.named_leaves(found)) == {
+        path for layer in layers for path in (layer.kernel, layer.bias) if path is not None
+    }
+    assert_close(found, dense_diagonal(apply_fn, variables, batch, losses.LOSSES[loss]), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["linen", "nnx", "tied_embedding"])
+def test_gradient_is_that_of_the_mean_loss(name):
+    apply_fn, variables, batch = examples(name)
+    found = curvature.gradient(apply_fn, variables, batch)
+    expected = jax.grad(mean_loss)(
+        floating(variables), apply_fn, variables, batch, losses.cross_entropy
+    )
+    assert set(trees.named_leaves(found)) == set(expected)
+    for leaf, array in trees.named_leaves(found).items():
+        np.testing.assert_allclose(array, expected[leaf], rtol=1e-4, atol=1e-6)
+
+
+def test_hessian_vector_product_is_the_difference_of_gradients():
+    apply_fn, variables, batch = examples("tied")
+    vector = [(networks.draw(7, 4, 6), None), {"w": networks.draw(8, 6, 6), "b": None}, None]
+    found = curvature.hessian_vector_product(apply_fn, variables, vector, batch)
+    step = 1e-2
+
+    def moved(sign):
+        move = lambda v, leaf: leaf if v is None else leaf + sign * step * v  # noqa: E731
+        return jax.tree.map(move, vector, variables, is_leaf=lambda v: v is None)
+
+    ahead, behind = (curvature.gradient(apply_fn, moved(sign), batch) for sign in (1, -1))
+    difference = jax.tree.map(lambda a, b: (a - b) / (2 * step), ahead, behind)
+    assert_close(found, trees.named_leaves(difference), 5e-3)
+
+
+@pytest.mark.parametrize("sizes", [[1, 2], [2, 1], [1, 1, 1]])
+def test_means_do_not_depend_on_the_split(sizes):
+    apply_fn, variables, batch = examples("linen")
+    ends = np.cumsum([0, *sizes])
+    parts = [
+        Batch(batch.inputs[a:b], batch.labels[a:b])
+        for a, b in zip(ends[:-1], ends[1:], strict=True)
+    ]
+    for options in ({}, {"key": jax.random.key(0), "samples": 2}):
+        whole = curvature.ggn_diagonal(apply_fn, variables, batch, **options)
+        split = curvature.ggn_diagonal(apply_fn, variables, iter(parts), **options)
+        assert_close(split, trees.named_leaves(whole), 1e-5)
+    whole = curvature.gradient(apply_fn, variables, batch)
+    split = curvature.gradient(apply_fn, variables, parts)
+    for a, b in zip(jax.tree.leaves(split), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_means_do_not_depend_on_how_memory_is_bounded(monkeypatch):
+    apply_fn, variables, inputs = networks.tied()
+    batch = Batch(networks.draw(9, 11, 4), jnp.arange(11) % networks.CLASSES)
+    whole = curvature.ggn_diagonal(apply_fn, variables, batch)
+    monkeypatch.setitem(curvature._PIECE_BYTES, "cpu", 1)
+    pieces = list(curvature._pieces(apply_fn, variables, batch, None))
+    assert [int(weights.sum()) for _, _, weights in pieces] == [4, 4, 3]
+    assert_close(
+        curvature.ggn_diagonal(apply_fn, variables, batch), trees.named_leaves(whole), 1e-5
+    )
+
+
+@pytest.mark.parametrize("loss", losses.LOSSES)
+def test_monte_carlo_is_unbiased(loss):
+    apply_fn, variables, batch = examples("tied")
+    exact = curvature.ggn_diagonal(apply_fn, variables, batch, loss=losses.LOSSES[loss])
+    draws = [
+        curvature.ggn_diagonal(
+            apply_fn, variables, batch, loss=losses.LOSSES[loss], key=key, samples=8
+        )
+        for key in jax.random.split(jax.random.key(0), 200)
+    ]
+    for truth, *found in zip(*map(jax.tree.leaves, [exact, *draws]), strict=True):
+        found = np.stack(found)
+        deviation = found.std(0, ddof=1) / np.sqrt(len(found))
+        assert np.all(np.abs(found.mean(0) - truth) < 5 * deviation + 1e-6 * np.abs(truth))
+
+
+def test_the_same_key_gives_the_same_estimate():
+    apply_fn, variables, batch = examples("tied")
+    one, same, other = (
+        curvature.ggn_diagonal(apply_fn, variables, batch, key=jax.random.key(seed))
+        for seed in (0, 0, 1)
+    )
+    assert all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(same)))
+    assert not all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
+
+
+def test_a_second_call_does_not_trace_again():
+    apply_fn, variables, batch = examples("tied")
+    calls = []
+
+    def counted(variables, inputs):
+        calls.append(1)
+        return apply_fn(variables, inputs)
+
+    for statistic in (curvature.gradient, curvature.ggn_diagonal):
+        statistic(counted, variables, batch)
+        before = len(calls)
+        statistic(counted, jax.tree.map(lambda leaf: 2 * leaf, variables), batch)
+        assert len(calls) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": jnp.array([0, 1, 2, 3, 4])}, r"must be in \[0, 3\]"),
+        ({"labels": jnp.array([0, 1, -1, 3, 2])}, r"must be in \[0, 3\]"),
+        ({"labels": jnp.array([0, 1])}, "a label for each"),
+        ({"samples": 3}, "give a key"),
+        ({"samples": 0, "key": jax.random.key(0)}, "must be 1 or more"),
+        ({"batches": []}, "at least one Batch"),
+        ({"batches": [jnp.ones((5, 4))]}, "iterable of Batch"),
+    ],
+)
+def test_bad_input_is_refused(change, message):
+    apply_fn, variables, batch = examples("tied")
+    change = dict(change)
+    batches = change.pop("batches", batch._replace(labels=change.pop("labels", batch.labels)))
+    with pytest.raises(ValueError, match=message):
+        curvature.ggn_diagonal(apply_fn, variables, batches, **change)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_exact_diagonal_is_that_of_backpack():
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    pytest.importorskip("backpack", reason="backpack-for-pytorch is not installed")
+    from benchmarks import ggn
+
+    assert ggn.largest_difference("lenet_300_100", examples=4) < 1e-4
+    assert ggn.largest_difference("small_conv", examples=3) < 1e-4

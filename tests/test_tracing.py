@@ -1,0 +1,124 @@
+"""The layers that are read off models of four libraries, and what is refused by name."""
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+
+from pruning_jax import equations, tracing, trees
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_evaluation_gives_the_model_bit_for_bit(name):
+    apply_fn, variables, inputs = networks.NETWORKS[name]()
+    model = equations.read(apply_fn, variables, inputs)
+    logits, _ = equations.evaluate(model, variables, inputs)
+    np.testing.assert_array_equal(logits, apply_fn(variables, inputs))
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_kernel_is_found(name):
+    apply_fn, variables, inputs = networks.NETWORKS[name]()
+    trace = tracing.trace(apply_fn, variables, inputs)
+    leaves = trees.named_leaves(variables)
+    kernels = {path for path, leaf in leaves.items() if leaf.ndim > 1 and leaf.size > leaf.shape[0]}
+    kernels -= {path for path in kernels if path.endswith("bias")}
+    assert set(trace.kernels) == kernels
+    assert trace.unsupported == ()
+    for layer in trace.layers:
+        assert layer.kernel_shape == leaves[layer.kernel].shape
+
+
+@pytest.mark.parametrize("examples", [1, 2, 7])
+def test_a_trace_does_not_depend_on_the_number_of_examples(examples):
+    apply_fn, variables, inputs = networks.linen()
+    abstract = jax.ShapeDtypeStruct((examples, *inputs.shape[1:]), inputs.dtype)
+    assert str(tracing.trace(apply_fn, variables, abstract)) == str(
+        tracing.trace(apply_fn, variables, inputs)
+    )
+
+
+def test_table():
+    apply_fn, variables, inputs = networks.linen()
+    lines = str(tracing.trace(apply_fn, variables, inputs)).splitlines()
+    assert lines[0].split() == ["layer", "kind", "kernel", "parameters", "MACs"]
+    assert lines[2].split() == ["params/Conv_0", "conv", "3x3x2x4", "76", "2,592"]
+    assert lines[4].split() == ["params/Conv_2", "conv", "3x2x1x8", "56", "192"]
+    total = trees.size(variables["params"]) - 8
+    assert lines[-1].split()[:2] == ["total", f"{total}"]
+
+
+def test_biases_and_names():
+    apply_fn, variables, inputs = networks.equinox()
+    layers = tracing.trace(apply_fn, variables, inputs).layers
+    assert [layer.name for layer in layers] == [f"layers/{i}" for i in range(4)]
+    assert [layer.bias for layer in layers] == [f"layers/{i}/bias" for i in range(4)]
+    apply_fn, variables, inputs = networks.nnx_net()
+    layers = tracing.trace(apply_fn, variables, inputs).layers
+    assert [layer.name for layer in layers] == ["conv", "dense"]
+
+
+def test_several_uses_of_a_kernel_are_one_layer():
+    apply_fn, variables, inputs = networks.tied()
+    layer = tracing.trace(apply_fn, variables, inputs).layers[1]
+    assert (layer.kernel, layer.bias, len(layer.uses), layer.macs) == ("1/w", "1/b", 2, 72)
+
+
+def reasons(apply_fn, variables, inputs):
+    variables = {"out": jnp.ones((3, 2)), **variables}
+    trace = tracing.trace(lambda v, x: apply_fn(v, x) @ v["out"], variables, inputs)
+    assert trace.kernels == ("out",)
+    return dict(trace.unsupported)
+
+
+def test_loops_and_branches_are_reported_by_name():
+    w, x = jnp.ones((3, 3)), jnp.ones((2, 3))
+
+    def scanned(v, x):
+        return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, v["w"])[0]
+
+    assert "scan" in reasons(scanned, {"w": jnp.ones((4, 3, 3))}, x)["w"]
+
+    def looped(v, x):
+        return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] @ v["w"]), (0, x))[
+            1
+        ]
+
+    assert "while" in reasons(looped, {"w": w}, x)["w"]
+
+    def branched(v, x):
+        return jax.lax.cond(v["flag"] > 0, lambda: x @ v["w"], lambda: x)
+
+    assert "cond" in reasons(branched, {"w": w, "flag": jnp.ones(())}, x)["w"]
+
+    @jax.custom_vjp
+    def own(x, w):
+        return x @ w
+
+    own.defvjp(lambda x, w: (x @ w, (x, w)), lambda saved, g: (g, saved[1]))
+    assert "custom_vjp" in reasons(lambda v, x: own(x, v["w"]), {"w": w}, x)["w"]
+
+
+def test_kernels_that_are_not_only_rearranged_are_reported():
+    w, x = jnp.ones((3, 3)), jnp.ones((2, 3))
+    normed = {"w": w, "g": jnp.ones(3)}
+    found = reasons(lambda v, x: x @ (v["g"] * v["w"] / jnp.linalg.norm(v["w"])), normed, x)
+    assert set(found) == {"w", "g"}
+    assert "also used" in reasons(lambda v, x: x @ v["w"] + x * v["w"][0], {"w": w}, x)["w"]
+
+
+@pytest.mark.parametrize(
+    ("apply_fn", "message"),
+    [
+        (lambda v, x: x * v[:, 0], "no layers"),
+        (lambda v, x: (x - x.mean(0)) @ v, "mixes examples"),
+        (lambda v, x: (x @ v).T, "must return logits"),
+        (lambda v, x: (x @ v).sum(1), "must return logits"),
+        (lambda v, x: x.reshape(4, 3) @ v, "axis 0"),
+        (lambda v, x: v.T @ x.T, "must return logits"),
+    ],
+)
+def test_models_that_cannot_be_read(apply_fn, message):
+    with pytest.raises(ValueError, match=message):
+        tracing.trace(apply_fn, jnp.ones((3, 3)), jnp.ones((4, 3)))
