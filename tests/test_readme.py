@@ -17,14 +17,14 @@ def test_the_snippet_prunes_the_readers_own_model(capsys):
     (snippet,) = blocks("python")
     names = {}
     exec(compile(snippet, "README.md", "exec"), names)
-    weights = [names["pruned"]["first"]["w"], names["pruned"]["second"]["w"]]
+    weights = [names["pruned"]["w"], names["pruned"]["out"]["w"]]
     total = sum(w.size for w in weights)
     assert sum(int((w == 0).sum()) for w in weights) == round(0.8 * total)
-    np.testing.assert_array_equal(names["pruned"]["first"]["b"], names["variables"]["first"]["b"])
+    np.testing.assert_array_equal(names["pruned"]["b"], names["variables"]["b"])
     logits = names["model"](names["pruned"], names["batch"].inputs)
     assert logits.shape == (64, 3) and bool(jax.numpy.isfinite(logits).all())
     printed = capsys.readouterr().out
-    assert "first/w" in printed and "second/w" in printed
+    assert "w" in printed and "out/w" in printed
 
 
 def test_the_snippet_is_under_twenty_lines():
