@@ -9,30 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import equations, layer_gradients, losses, provenance, tracing, trees
+from pruning_jax import averaging, equations, layer_gradients, losses, provenance, tracing, trees
 from pruning_jax.losses import Loss
 from pruning_jax.types import ApplyFn, Array, Batch, Params, PyTree
 
 _PIECE_BYTES = {"cpu": 12 * 2**20}
-"""Bytes of cotangents handled at once: on CPU, what stays in its caches and its allocator's pool."""
+"""Bytes of cotangents handled at once; on CPU, what stays in its caches."""
 
 _PIECE_BYTES_ELSEWHERE = 2**30
 _SMALLEST_PIECE = 4
-
-
-def _specification(variables: Params, inputs: PyTree) -> tuple[Any, tuple]:
-    """The structure and the shapes of a model's arguments, as keys of a cache."""
-    leaves, structure = jax.tree.flatten((variables, inputs))
-    return structure, tuple((leaf.shape, leaf.dtype) for leaf in map(jnp.asarray, leaves))
-
-
-@functools.lru_cache(maxsize=64)
-def _outputs(apply_fn: ApplyFn, structure: Any, arrays: tuple) -> int:
-    shapes = [jax.ShapeDtypeStruct(*array) for array in arrays]
-    logits = jax.eval_shape(apply_fn, *jax.tree.unflatten(structure, shapes))
-    if len(getattr(logits, "shape", ())) != 2:
-        raise ValueError(f"apply_fn returned {logits}; it must return logits (examples, outputs)")
-    return logits.shape[1]
 
 
 def _is_none(leaf: object) -> bool:
@@ -51,53 +36,6 @@ def _merge(floating: PyTree, variables: Params) -> Params:
     return jax.tree.map(
         lambda leaf, whole: whole if leaf is None else leaf, floating, variables, is_leaf=_is_none
     )
-
-
-def _checked(
-    apply_fn: ApplyFn, variables: Params, batches: Batch | Iterable[Batch]
-) -> Iterator[Batch]:
-    empty = True
-    for batch in [batches] if isinstance(batches, Batch) else batches:
-        empty = False
-        if not isinstance(batch, Batch):
-            raise ValueError(f"batches must be a Batch or an iterable of Batch, not {type(batch)}")
-        examples = jax.tree.leaves(batch.inputs)[0].shape[0]
-        if examples == 0 or batch.labels.shape[:1] != (examples,):
-            raise ValueError(
-                f"a batch has inputs of {examples} examples and labels of shape "
-                f"{batch.labels.shape}; it needs at least one example, and a label for each"
-            )
-        if jnp.issubdtype(batch.labels.dtype, jnp.integer) and not isinstance(
-            batch.labels, jax.core.Tracer
-        ):
-            outputs = _outputs(apply_fn, *_specification(variables, batch.inputs))
-            low, high = int(np.min(batch.labels)), int(np.max(batch.labels))
-            if low < 0 or high >= outputs:
-                raise ValueError(
-                    f"labels go from {low} to {high}; for {outputs} outputs they must be in "
-                    f"[0, {outputs - 1}]"
-                )
-        yield batch
-    if empty:
-        raise ValueError("batches is empty; give at least one Batch")
-
-
-@jax.jit
-def _add(total: PyTree, part: PyTree) -> PyTree:
-    return jax.tree.map(jnp.add, total, part)
-
-
-@jax.jit
-def _divide(total: PyTree, count: Array) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), total)
-
-
-def _mean(sums: Iterable[tuple[int, PyTree]]) -> PyTree:
-    total, count = None, 0
-    for examples, part in sums:
-        total = part if total is None else _add(total, part)
-        count += examples
-    return _divide(total, np.float64(count))
 
 
 def _loss_sum(floating: PyTree, apply_fn: ApplyFn, loss: Loss, variables: Params, batch: Batch):
@@ -133,9 +71,9 @@ def gradient(
     Raises:
       ValueError: no batches, or labels that do not match the inputs.
     """
-    return _mean(
+    return averaging.mean(
         (batch.labels.shape[0], _gradient_sum(apply_fn, loss, variables, batch))
-        for batch in _checked(apply_fn, variables, batches)
+        for batch in averaging.checked(apply_fn, variables, batches)
     )
 
 
@@ -176,9 +114,9 @@ def hessian_vector_product(
     Raises:
       ValueError: no batches, or labels that do not match the inputs.
     """
-    return _mean(
+    return averaging.mean(
         (batch.labels.shape[0], _hvp_sum(apply_fn, loss, variables, vector, batch))
-        for batch in _checked(apply_fn, variables, batches)
+        for batch in averaging.checked(apply_fn, variables, batches)
     )
 
 
@@ -255,7 +193,8 @@ def _pieces(
     apply_fn: ApplyFn, variables: Params, batch: Batch, samples: int | None
 ) -> Iterator[tuple[int, Batch, np.ndarray]]:
     """Splits a batch so that its cotangents fit: (first example, examples, their weights)."""
-    entries, outputs = _entries_a_column(apply_fn, *_specification(variables, batch.inputs))
+    specification = averaging.specification(variables, batch.inputs)
+    entries, outputs = _entries_a_column(apply_fn, *specification)
     budget = _PIECE_BYTES.get(jax.default_backend(), _PIECE_BYTES_ELSEWHERE)
     limit = max(budget // (4 * entries * (samples or outputs)), _SMALLEST_PIECE)
     examples = batch.labels.shape[0]
@@ -310,7 +249,7 @@ def ggn_diagonal(
 
     def sums() -> Iterator[tuple[int, PyTree]]:
         start = 0
-        for batch in _checked(apply_fn, variables, batches):
+        for batch in averaging.checked(apply_fn, variables, batches):
             for first, piece, weights in _pieces(apply_fn, variables, batch, draws):
                 part = _ggn_sum(
                     apply_fn, loss, draws, variables, piece, weights, key, start + first
@@ -318,4 +257,4 @@ def ggn_diagonal(
                 yield int(weights.sum()), part
             start += batch.labels.shape[0]
 
-    return _mean(sums())
+    return averaging.mean(sums())

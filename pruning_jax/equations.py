@@ -5,25 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend import core
 
-from pruning_jax import trees
+from pruning_jax import flattening, trees
+from pruning_jax.flattening import Equation
 from pruning_jax.types import ApplyFn, Array, Params, PyTree
-
-INLINED = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-}
-"""Primitives replaced by their body, and the parameter that holds it.
-
-Calls with a derivative rule of their own (``custom_jvp_call``) stay whole, to keep the rule.
-"""
 
 
 class BatchAxis(NamedTuple):
@@ -32,19 +17,6 @@ class BatchAxis(NamedTuple):
     axis: int
     before: int = 1
     after: int = 1
-
-
-class Equation(NamedTuple):
-    """One primitive applied; `inputs` and `outputs` are numbers of values."""
-
-    primitive: Any
-    params: Mapping[str, Any]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        return self.primitive.name
 
 
 class Equations(NamedTuple):
@@ -71,78 +43,6 @@ class Equations(NamedTuple):
     from_inputs: frozenset[int]
     batch: dict[int, BatchAxis]
     examples: int
-
-
-class _Flattening:
-    """The values and equations met so far."""
-
-    def __init__(self) -> None:
-        self.avals: list[Any] = []
-        self.equations: list[Equation] = []
-        self.constants: dict[int, Any] = {}
-
-    def value(self, aval: Any) -> int:
-        self.avals.append(aval)
-        return len(self.avals) - 1
-
-    def constant(self, aval: Any, array: Any) -> int:
-        number = self.value(aval)
-        self.constants[number] = array
-        return number
-
-    def read(self, jaxpr: Any, consts: list, arguments: list[int]) -> list[int]:
-        """Appends the equations of `jaxpr`; returns the numbers of its results."""
-        numbers = dict(zip(jaxpr.invars, arguments, strict=True))
-        for variable, array in zip(jaxpr.constvars, consts, strict=True):
-            numbers[variable] = self.constant(variable.aval, array)
-
-        def look_up(atom: Any) -> int:
-            if isinstance(atom, core.Literal):
-                return self.constant(atom.aval, atom.val)
-            return numbers[atom]
-
-        for equation in jaxpr.eqns:
-            inputs = [look_up(atom) for atom in equation.invars]
-            body = equation.params.get(INLINED.get(equation.primitive.name, ""))
-            if body is None:
-                outputs = [self.value(variable.aval) for variable in equation.outvars]
-                self.equations.append(
-                    Equation(equation.primitive, equation.params, tuple(inputs), tuple(outputs))
-                )
-            else:
-                outputs = self.read(
-                    getattr(body, "jaxpr", body), getattr(body, "consts", []), inputs
-                )
-            numbers.update(zip(equation.outvars, outputs, strict=True))
-        return [look_up(atom) for atom in jaxpr.outvars]
-
-
-def _flatten(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> tuple[_Flattening, Any]:
-    try:
-        closed = jax.make_jaxpr(apply_fn)(variables, inputs)
-    except (TypeError, ValueError, IndexError) as error:
-        shapes = [leaf.shape for leaf in jax.tree.leaves(inputs)]
-        raise ValueError(
-            f"apply_fn(variables, inputs) failed for inputs of shape {shapes}; it must accept any "
-            f"number of examples on axis 0 of its inputs: {error}"
-        ) from error
-    flat = _Flattening()
-    arguments = [flat.value(variable.aval) for variable in closed.jaxpr.invars]
-    results = flat.read(closed.jaxpr, closed.consts, arguments)
-    if len(results) != 1 or len(flat.avals[results[0]].shape) != 2:
-        shapes = [flat.avals[result].shape for result in results]
-        raise ValueError(f"apply_fn returned {shapes}; it must return logits (examples, outputs)")
-    return flat, results[0]
-
-
-def _live(equations: list[Equation], output: int) -> tuple[Equation, ...]:
-    """The equations that the output needs."""
-    needed, live = {output}, []
-    for equation in reversed(equations):
-        if needed.intersection(equation.outputs):
-            needed.update(equation.inputs)
-            live.append(equation)
-    return tuple(reversed(live))
 
 
 def _scaled_axis(shape: tuple, doubled: tuple, examples: int) -> BatchAxis | None:
@@ -186,6 +86,30 @@ def _resized(inputs: PyTree, examples: int) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype), inputs)
 
 
+def _follow_inputs(
+    equations: tuple[Equation, ...], sources: tuple[int, ...], output: int, sizes: tuple
+) -> tuple[frozenset[int], dict[int, BatchAxis]]:
+    """The values that depend on the inputs, and the axis of the examples of every value."""
+    once, twice, examples = sizes
+    needed = {output}.union(*(equation.inputs for equation in equations))
+    from_inputs, found = set(sources), dict.fromkeys(sources, BatchAxis(0))
+    for equation in equations:
+        is_data = not from_inputs.isdisjoint(equation.inputs)
+        for value in needed.intersection(equation.outputs):
+            axis = _scaled_axis(once[value].shape, twice[value].shape, examples)
+            if axis is not None:
+                found[value] = axis
+            elif is_data:
+                raise ValueError(
+                    f"{equation.name} mixes examples: its result of shape {once[value].shape} "
+                    "depends on all of them; apply_fn must be in evaluation mode, with the "
+                    "examples on axis 0 of its inputs"
+                )
+            if is_data:
+                from_inputs.add(value)
+    return frozenset(from_inputs), found
+
+
 def read(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Equations:
     """Reads the model's equations from its jaxpr.
 
@@ -202,30 +126,16 @@ def read(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Equations:
     """
     variables = jax.tree.map(jax.api_util.shaped_abstractify, variables)
     examples = max(jax.tree.leaves(inputs)[0].shape[0], 2)
-    flat, output = _flatten(apply_fn, variables, _resized(inputs, examples))
-    twice, _ = _flatten(apply_fn, variables, _resized(inputs, 2 * examples))
+    flat, output = flattening.flatten(apply_fn, variables, _resized(inputs, examples))
+    twice, _ = flattening.flatten(apply_fn, variables, _resized(inputs, 2 * examples))
     if [e[2:] for e in flat.equations] != [e[2:] for e in twice.equations]:
         raise ValueError("apply_fn runs other operations for another number of examples")
-    equations = _live(flat.equations, output)
+    equations = flattening.live(flat.equations, output)
     leaves = {name: number for number, name in enumerate(trees.named_leaves(variables))}
     sources = tuple(range(len(leaves), len(leaves) + len(jax.tree.leaves(inputs))))
-    from_inputs, found = set(sources), {}
-    for value in sources:
-        found[value] = BatchAxis(0)
-    for equation in equations:
-        is_data = not from_inputs.isdisjoint(equation.inputs)
-        for value in equation.outputs:
-            axis = _scaled_axis(flat.avals[value].shape, twice.avals[value].shape, examples)
-            if axis is not None:
-                found[value] = axis
-            elif is_data:
-                raise ValueError(
-                    f"{equation.name} mixes examples: its result of shape "
-                    f"{flat.avals[value].shape} depends on all of them; "
-                    "apply_fn must be in evaluation mode, with examples on axis 0"
-                )
-            if is_data:
-                from_inputs.add(value)
+    from_inputs, found = _follow_inputs(
+        equations, sources, output, (flat.avals, twice.avals, examples)
+    )
     if found.get(output) != BatchAxis(0):
         raise ValueError(
             f"apply_fn returned {flat.avals[output].shape} for {examples} examples; "
@@ -240,7 +150,7 @@ def read(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Equations:
         leaves,
         sources,
         output,
-        frozenset(from_inputs),
+        from_inputs,
         batch,
         examples,
     )

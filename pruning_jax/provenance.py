@@ -9,8 +9,11 @@ from jax.extend import core
 from pruning_jax.equations import Equation, Equations
 
 REARRANGING = frozenset(
-    "reshape transpose broadcast_in_dim squeeze expand_dims convert_element_type copy copy_p rev "
-    "slice split neg reduce_precision sharding_constraint optimization_barrier".split()
+    [
+        *("reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "rev", "slice"),
+        *("split", "convert_element_type", "reduce_precision", "neg", "copy", "copy_p"),
+        *("sharding_constraint", "optimization_barrier"),
+    ]
 )
 """Primitives that only move, repeat, select, cast or negate the entries of their one operand."""
 
@@ -19,7 +22,7 @@ LINEAR = {"dot_general": "dense", "conv_general_dilated": "conv", "gather": "emb
 
 
 class View(NamedTuple):
-    """An array that holds the entries of one leaf: `steps` are the equations from the leaf to it."""
+    """An array that holds the entries of one leaf; `steps` are the equations that lead to it."""
 
     leaf: str
     steps: tuple[int, ...] = ()
@@ -54,7 +57,7 @@ class Reading:
         self.bias_of: dict[str, set[str]] = {}
         self.elsewhere: dict[str, str] = {}
         self.reasons: dict[str, str] = {}
-        for leaf, value in model.leaves.items():
+        for value in model.leaves.values():
             if not jnp.issubdtype(model.avals[value].dtype, jnp.inexact):
                 del self.views[value], self.leaves[value]
 

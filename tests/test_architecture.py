@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 GROUPS = (
     {"types", "trees", "choices", "plain"},
     {"losses", "recipes", "replicates"},
-    {"equations", "provenance", "tracing", "units", "datasets", "data"}
+    {"averaging", "flattening", "equations", "provenance", "tracing", "units", "datasets", "data"}
     | {"selection", "masks", "schedules"},
-    {"layer_gradients", "curvature", "criteria", "replacement", "models"},
+    {"layer_operands", "layer_gradients", "curvature", "criteria", "replacement", "models"},
     {"pruning", "training", "evaluation"},
     {"retraining", "analysis"},
     {"studies"},

@@ -1,6 +1,7 @@
 """Gradients and curvature against dense automatic differentiation, finite differences, BackPACK."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import networks
 import numpy as np
@@ -78,24 +79,25 @@ def test_gradient_is_that_of_the_mean_loss(name):
         np.testing.assert_allclose(array, expected[leaf], rtol=1e-4, atol=1e-6)
 
 
-def test_hessian_vector_product_is_the_difference_of_gradients():
+def test_hessian_vector_product_is_that_of_the_dense_hessian():
     apply_fn, variables, batch = examples("tied")
     vector = [(networks.draw(7, 4, 6), None), {"w": networks.draw(8, 6, 6), "b": None}, None]
     found = curvature.hessian_vector_product(apply_fn, variables, vector, batch)
-    step = 1e-2
+    flat, unravel = jax.flatten_util.ravel_pytree(floating(variables))
+    hessian = jax.hessian(
+        lambda x: mean_loss(unravel(x), apply_fn, variables, batch, losses.cross_entropy)
+    )(flat)
+    given = trees.named_leaves(vector)
+    whole = {
+        name: given.get(name, jnp.zeros_like(leaf)) for name, leaf in floating(variables).items()
+    }
+    expected = unravel(hessian @ jax.flatten_util.ravel_pytree(whole)[0])
+    assert_close(found, expected, 1e-4)
 
-    def moved(sign):
-        move = lambda v, leaf: leaf if v is None else leaf + sign * step * v  # noqa: E731
-        return jax.tree.map(move, vector, variables, is_leaf=lambda v: v is None)
 
-    ahead, behind = (curvature.gradient(apply_fn, moved(sign), batch) for sign in (1, -1))
-    difference = jax.tree.map(lambda a, b: (a - b) / (2 * step), ahead, behind)
-    assert_close(found, trees.named_leaves(difference), 5e-3)
-
-
-@pytest.mark.parametrize("sizes", [[1, 2], [2, 1], [1, 1, 1]])
+@pytest.mark.parametrize("sizes", [[1, 3], [2, 1, 1]])
 def test_means_do_not_depend_on_the_split(sizes):
-    apply_fn, variables, batch = examples("linen")
+    apply_fn, variables, batch = examples("nnx")
     ends = np.cumsum([0, *sizes])
     parts = [
         Batch(batch.inputs[a:b], batch.labels[a:b])
@@ -136,7 +138,7 @@ def test_monte_carlo_is_unbiased(loss):
     for truth, *found in zip(*map(jax.tree.leaves, [exact, *draws]), strict=True):
         found = np.stack(found)
         deviation = found.std(0, ddof=1) / np.sqrt(len(found))
-        assert np.all(np.abs(found.mean(0) - truth) < 5 * deviation + 1e-6 * np.abs(truth))
+        assert np.all(np.abs(found.mean(0) - truth) < 5 * deviation + 1e-5 * np.abs(truth))
 
 
 def test_the_same_key_gives_the_same_estimate():

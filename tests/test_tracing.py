@@ -44,7 +44,7 @@ def test_table():
     lines = str(tracing.trace(apply_fn, variables, inputs)).splitlines()
     assert lines[0].split() == ["layer", "kind", "kernel", "parameters", "MACs"]
     assert lines[2].split() == ["params/Conv_0", "conv", "3x3x2x4", "76", "2,592"]
-    assert lines[4].split() == ["params/Conv_2", "conv", "3x2x1x8", "56", "192"]
+    assert lines[4].split() == ["params/Conv_2", "conv", "3x2x1x8", "56", "144"]
     total = trees.size(variables["params"]) - 8
     assert lines[-1].split()[:2] == ["total", f"{total}"]
 
