@@ -10,25 +10,21 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up: a module imports its own group and the groups above it in this list.
 GROUPS = (
-    {"types", "trees", "choices", "plain"},
+    {"types", "trees", "choices"},
     {"losses", "recipes", "replicates"},
-    {"averaging", "flattening", "equations", "provenance", "tracing", "units", "datasets", "data"}
-    | {"selection", "masks", "schedules"},
-    {"layer_operands", "layer_gradients", "curvature", "criteria", "replacement", "models"},
+    {"tracing", "units", "data", "selection", "masks", "schedules"},
+    {"curvature", "criteria", "replacement", "models"},
     {"pruning", "training", "evaluation"},
     {"retraining", "analysis"},
     {"studies"},
     {"launch"},
 )
-OUTPUT = {"environment", "records", "folders", "checkpointing", "results"} | {
-    "measurements",
-    "figures",
-}
+OUTPUT = {"checkpointing", "results", "measurements", "figures"}
 OUTPUT_READ = GROUPS[0] | OUTPUT
 STUDIES = len(GROUPS) - 2
 ONLY_IN = {
     "flax": "pruning_jax/models",
-    "orbax": "pruning_jax/checkpointing.py",
+    "orbax": "pruning_jax/checkpointing",
     "matplotlib": "pruning_jax/figures.py",
 }
 MODULE_LINES = 260

@@ -18,7 +18,8 @@ import numpy as np
 import optax
 import pytest
 
-from pruning_jax import checkpointing, folders
+from pruning_jax import checkpointing
+from pruning_jax.checkpointing import folders
 
 
 class State(NamedTuple):

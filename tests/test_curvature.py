@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pruning_jax import curvature, losses, tracing, trees
+from pruning_jax.curvature import ggn
 from pruning_jax.types import Batch
 
 
@@ -117,8 +118,8 @@ def test_means_do_not_depend_on_how_memory_is_bounded(monkeypatch):
     apply_fn, variables, inputs = networks.tied()
     batch = Batch(networks.draw(9, 11, 4), jnp.arange(11) % networks.CLASSES)
     whole = curvature.ggn_diagonal(apply_fn, variables, batch)
-    monkeypatch.setitem(curvature._PIECE_BYTES, "cpu", 1)
-    pieces = list(curvature._pieces(apply_fn, variables, batch, None))
+    monkeypatch.setitem(ggn._PIECE_BYTES, "cpu", 1)
+    pieces = list(ggn._pieces(apply_fn, variables, batch, None))
     assert [int(weights.sum()) for _, _, weights in pieces] == [4, 4, 3]
     assert_close(
         curvature.ggn_diagonal(apply_fn, variables, batch), trees.named_leaves(whole), 1e-5

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pruning_jax import data, datasets
+from pruning_jax import data
+from pruning_jax.data import datasets
 from pruning_jax.types import Batch
 
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pruning_jax import records, results
+from pruning_jax import results
+from pruning_jax.results import records
 
 CONFIG = {"seed": 0, "model": {"widths": (300, 100), "activation": "tanh"}, "rate": 0.1}
 

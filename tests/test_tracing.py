@@ -6,7 +6,8 @@ import networks
 import numpy as np
 import pytest
 
-from pruning_jax import equations, tracing, trees
+from pruning_jax import tracing, trees
+from pruning_jax.tracing import equations
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)

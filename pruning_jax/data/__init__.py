@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import datasets
+from pruning_jax.data import datasets
 from pruning_jax.types import Array, Batch
 
 

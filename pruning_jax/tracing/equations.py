@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from pruning_jax import flattening, trees
-from pruning_jax.flattening import Equation
+from pruning_jax import trees
+from pruning_jax.tracing import flattening
+from pruning_jax.tracing.flattening import Equation
 from pruning_jax.types import ApplyFn, Array, Params, PyTree
 
 

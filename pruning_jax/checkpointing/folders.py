@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pruning_jax import records
+from pruning_jax.results import records
 
 CHECKSUMS = "CHECKSUMS.json"
 _WRITING, _REPLACED = "writing", "replaced"

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pruning_jax import equations
-from pruning_jax.equations import BatchAxis, Equation, Equations
-from pruning_jax.provenance import Use
+from pruning_jax.tracing import equations
+from pruning_jax.tracing.equations import BatchAxis, Equation, Equations
+from pruning_jax.tracing.provenance import Use
 from pruning_jax.types import Array
 
 

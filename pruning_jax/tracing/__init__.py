@@ -3,9 +3,9 @@
 import math
 from typing import NamedTuple
 
-from pruning_jax import equations, provenance
-from pruning_jax.equations import Equations
-from pruning_jax.provenance import Reading, Use
+from pruning_jax.tracing import equations, provenance
+from pruning_jax.tracing.equations import Equations
+from pruning_jax.tracing.provenance import Reading, Use
 from pruning_jax.types import ApplyFn, Params, PyTree
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from pruning_jax import folders, plain, records
+from pruning_jax.checkpointing import folders, plain
+from pruning_jax.results import records
 from pruning_jax.types import PyTree
 
 _FILES = {folders.CHECKSUMS, "_CHECKPOINT_METADATA", "orbax.checkpoint", "state"}

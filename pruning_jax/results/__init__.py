@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pruning_jax import environment, records
-from pruning_jax.records import Record, write_whole
+from pruning_jax.results import environment, records
+from pruning_jax.results.records import Record, write_whole
 
 _LOCK = ".lock"
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jax import numpy as jnp
 from jax.extend import core
 
-from pruning_jax.equations import Equation, Equations
+from pruning_jax.tracing.equations import Equation, Equations
 
 REARRANGING = frozenset(
     [

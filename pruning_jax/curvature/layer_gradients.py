@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pruning_jax import equations, layer_operands
-from pruning_jax.equations import BatchAxis, Equations
-from pruning_jax.provenance import Use
+from pruning_jax.curvature import layer_operands
+from pruning_jax.tracing import equations
+from pruning_jax.tracing.equations import BatchAxis, Equations
+from pruning_jax.tracing.provenance import Use
 from pruning_jax.types import Array
 
 
