@@ -2,7 +2,6 @@
 
 from benchmarks import ggn, selection, training
 
-if __name__ == "__main__":
-    for benchmark in (ggn, training, selection):
-        benchmark.main()
-        print()
+for benchmark in (ggn, training, selection):
+    benchmark.main()
+    print()

@@ -8,14 +8,13 @@ makes the masks, breaks ties and refuses empty layers.
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import timing
 from pruning_jax import masks, selection
 
 SPARSITY = 0.9
@@ -38,17 +37,12 @@ def methods(scores: jax.Array, count: int) -> dict[str, Callable[[], jax.Array |
     }
 
 
-def timed(run: Callable) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(run())
-    return time.perf_counter() - start
-
-
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    """Prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=25_000_000)
     parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
 
     rank = np.random.default_rng(0).permutation(arguments.size).astype(np.uint32)
     host = (rank + np.float32(1.0).view(np.uint32)).view(np.float32)
@@ -61,17 +55,11 @@ def main() -> None:
             raise SystemExit(f"{name} removes other weights than the {count:,} lowest")
     print(f"{arguments.size:,} scores, the same {count:,} removed by every method")
 
-    seconds = {name: [] for name in runs}
-    for _ in range(arguments.repeats):
-        for name, run in runs.items():
-            seconds[name].append(timed(run))
-    for name, times in seconds.items():
-        ratios = [sort / own for sort, own in zip(seconds["jnp.sort"], times, strict=True)]
-        print(
-            f"{name:<26} {1e3 * statistics.median(times):8.1f} ms "
-            f"({1e3 * min(times):.1f} to {1e3 * max(times):.1f}); "
-            f"{statistics.median(ratios):6.1f} x jnp.sort ({min(ratios):.1f} to {max(ratios):.1f})"
-        )
+    timing.report(
+        f"the threshold among {arguments.size:,} scores",
+        timing.in_turns(runs, arguments.repeats),
+        "jnp.sort",
+    )
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def _cpu() -> dict:
         "mlp_mnist": _mlp_mnist(
             seeds=tuple(range(1111, 1119)),
             tuning_seeds=(2111, 2112),
-            retraining={"regime": "original_schedule", "epochs": 100},
+            retraining={"regime": "original_schedule", "epochs": 200},
         ),
         "small_conv_cifar10": small_conv,
     }
