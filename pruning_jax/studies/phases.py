@@ -9,17 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
-from pruning_jax import (
-    checkpointing,
-    data,
-    evaluation,
-    replicates,
-    results,
-    training,
-)
+from pruning_jax import checkpointing, data, evaluation, replicates, results, training
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Params
 
@@ -43,11 +33,6 @@ class Session(NamedTuple):
 def matches(row: Row, unit: Row) -> bool:
     """Whether a row or record carries every value of `unit`."""
     return all(row.get(key) == value for key, value in unit.items())
-
-
-def belongs(row: Row, units: Iterable[Row]) -> bool:
-    """Whether a row or record is of one of `units`."""
-    return any(matches(row, unit) for unit in units)
 
 
 def pending(run: results.Run, units: Iterable[Row], kept: Iterable[Row] = ()) -> list[Row]:
@@ -100,7 +85,7 @@ def rows_of(rows: Iterable[Row], units: Iterable[Row]) -> list[Row]:
 def folder_name(unit: Row) -> str:
     """The place of a unit's checkpoint: ``phase/workload/...``, every value in its name."""
     rest = [
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        f"{key}={value:.15g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in unit.items()
         if key not in ("phase", "workload")
     ]
@@ -144,7 +129,11 @@ def train_units(
     validation = replicates.stack([dataset.validation for dataset in datasets])
     done, progress = checkpointing.latest(middle, began) or (0, began)
     steps = train.labels.shape[1] // task.recipe.batch_size
-    run.forget(lambda record: record["step"] > done * steps and belongs(record, units))
+    run.forget(
+        lambda record: (
+            record["step"] > done * steps and any(matches(record, unit) for unit in units)
+        )
+    )
     last_saved = time.monotonic()
     epochs = training.fit(progress, train, validation, task=task, from_epoch=done)
     for epoch, progress, record in epochs:
@@ -188,9 +177,3 @@ def save(run: results.Run, unit: Row, variables: Params, columns: Row | None = N
         metadata=unit | (columns or {}),
         overwrite=True,
     )
-
-
-def network(session: Session, workload: Workload, unit: Row) -> Params:
-    """The kept network of a unit of work."""
-    found = checkpointing.load(session.run.checkpoints / folder_name(unit))
-    return jax.tree.map(jnp.asarray, found)
