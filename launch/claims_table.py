@@ -47,15 +47,19 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def table(rows: Sequence[Claim]) -> str:
-    """The claims as a Markdown table, or a sentence where there is none."""
+    """The claims as a Markdown table with their notes below, or a sentence where there is none."""
     if not rows:
         return EMPTY
     lines = [_row(COLUMNS), "|---" * len(COLUMNS) + "|"]
     for claim in rows:
-        statement = f"{claim.statement} ({claim.note})" if claim.note else claim.statement
-        cells = (claim.id, statement, claim.source, claim.published or "-", _ours(claim))
+        cells = (claim.id, claim.statement, claim.source, claim.published or "-", _ours(claim))
         lines.append(_row((*cells, str(claim.n), claim.workload, f"**{claim.verdict}**")))
-    return "\n".join(lines)
+    notes = [
+        f"- {claim.id}, {claim.workload}: {' '.join(claim.note.split())}"
+        for claim in rows
+        if claim.note
+    ]
+    return "\n".join([*lines, "", *notes] if notes else lines)
 
 
 def updated(readme: str, rows: Sequence[Claim]) -> str:

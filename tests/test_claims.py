@@ -119,7 +119,7 @@ def test_table_shows_published_beside_ours(tmp_path):
         "| L1 | QM loses less than MP | paper, table 1 | 1.05 / 2.02 "
         "| -0.97 [-1.1, -0.84], p = 0.0039 | 8 | A | **holds** |"
     )
-    assert "(a / b c)" in lines[5]
+    assert lines[7] == "- L2, A: a | b c"
     assert {line.count("|") for line in lines[2:6]} == {len(claims_table.COLUMNS) + 1}
 
 
