@@ -34,7 +34,9 @@ def main(arguments: list[str]) -> None:
         plan = study.build(config)
         with results.open_run(WORKDIR.value, config, study=config["study"]) as run:
             study.run(plan, Session(run, display.reporter()))
-    except (ValueError, OSError, FloatingPointError) as error:
+    except OSError as error:
+        sys.exit(f"error: {error.filename}: {error.strerror}" if error.filename else str(error))
+    except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 
 

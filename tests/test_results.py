@@ -339,3 +339,31 @@ def test_killed_while_starting(tmp_path):
             time.sleep(delay)
             process.kill()
     results.open_run(tmp_path / "run", {}, study="s").close()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "results.jsonl"])
+def test_a_torn_last_line_is_dropped_and_the_file_goes_on(tmp_path, name):
+    with results.open_run(tmp_path / "run", {"a": 1}, study="s") as run:
+        run.add([{"x": 1}, {"x": 2}])
+        run.log(x=1)
+        run.log(x=2)
+    path = tmp_path / "run" / name
+    path.write_bytes(path.read_bytes()[:-3])
+    with results.open_run(tmp_path / "run", {"a": 1}, study="s") as run:
+        run.add([{"x": 3}])
+        run.log(x=3)
+    found = results.read(tmp_path / "run")
+    torn = {"metrics.jsonl": found.metrics, "results.jsonl": found.results}[name]
+    assert torn == [{"x": 1}, {"x": 3}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("results.jsonl", "[1, 2]\n"), ("metrics.jsonl", "3\n"), ("config.json", "[]")],
+)
+def test_json_that_is_no_record_is_damage_named_by_its_file(tmp_path, name, content):
+    results.open_run(tmp_path / "run", {"a": 1}, study="s").close()
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"{name} is damaged"):
+        results.open_run(tmp_path / "run", {"a": 1}, study="s").rows()
+        results.read(tmp_path / "run")

@@ -140,7 +140,8 @@ def open_run(workdir: str | os.PathLike, config: Mapping, *, study: str) -> Run:
         _write_config(path / "config.json", config, study)
         for folder in (path, path / "figures"):
             records.remove_leftovers(folder)
-        records.drop_torn_line(path / "metrics.jsonl")
+        for name in ("metrics.jsonl", "results.jsonl"):
+            records.drop_torn_line(path / name)
     except BaseException:
         os.close(lock)
         raise
@@ -201,8 +202,8 @@ def _lock(path: Path) -> int:
 def _write_config(path: Path, config: Record, study: str) -> None:
     versions = environment.versions()
     start = {"time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-    record = records.read_json(path, None)
-    if record is None:
+    record = records.read_json(path, {})
+    if not record:
         record = {"config": config, "study": study, "versions": versions}
         record["devices"] = environment.devices()
     else:

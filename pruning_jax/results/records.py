@@ -69,7 +69,10 @@ def read_json(path: Path, default: Any) -> Any:
       ValueError: the file is not JSON.
     """
     try:
-        return decode(json.loads(path.read_bytes()))
+        content = decode(json.loads(path.read_bytes()))
+        if default is not None and not isinstance(content, type(default)):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        return content
     except FileNotFoundError:
         return default
     except ValueError as error:
@@ -91,9 +94,13 @@ def read_lines(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(decode(json.loads(line)))
+            record = decode(json.loads(line))
+            if not isinstance(record, dict):
+                raise ValueError("it is no record")
+            records.append(record)
         except ValueError as error:
-            message = f"line {number} of the file {path} is damaged ({error}); restore or delete it"
+            place = f"line {number} of the file {path}"
+            message = f"{place} is damaged ({error}); restore it or delete the line"
             raise ValueError(message) from error
     return records
 

@@ -48,8 +48,8 @@ def _whole(run: results.Run, unit: Row) -> bool:
         checkpointing.metadata(run.checkpoints / folder_name(unit))
     except OSError:
         return False
-    except ValueError as error:
-        message = f"{error}; it is made again"
+    except ValueError:
+        message = f"{run.checkpoints / folder_name(unit)} is damaged; it is made again"
         warnings.warn(message, checkpointing.DamagedCheckpoint, stacklevel=3)
         return False
     return True
@@ -84,19 +84,20 @@ def rows_of(rows: Iterable[Row], units: Iterable[Row]) -> list[Row]:
 
 def folder_name(unit: Row) -> str:
     """The place of a unit's checkpoint: ``phase/workload/...``, every value in its name."""
-    rest = [
-        f"{key}={value:.15g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in unit.items()
-        if key not in ("phase", "workload")
-    ]
-    return "/".join([unit["phase"], unit["workload"], ",".join(rest)])
+    return "/".join([unit["phase"], unit["workload"], ",".join(_values(unit))])
 
 
 def describe(unit: Row) -> str:
     """A unit of work in a line."""
-    return " ".join(
-        f"{value:g}" if isinstance(value, float) else str(value) for value in unit.values()
-    )
+    return " ".join([unit["phase"], unit["workload"], *_values(unit)])
+
+
+def _values(unit: Row) -> list[str]:
+    return [
+        f"{key}={value:.15g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in unit.items()
+        if key not in ("phase", "workload")
+    ]
 
 
 def measure(workload: Workload, variables: Params, dataset: data.Dataset) -> Row:
@@ -131,7 +132,7 @@ def train_units(
     steps = train.labels.shape[1] // task.recipe.batch_size
     run.forget(
         lambda record: (
-            record["step"] > done * steps and any(matches(record, unit) for unit in units)
+            record.get("step", 0) > done * steps and any(matches(record, unit) for unit in units)
         )
     )
     last_saved = time.monotonic()

@@ -74,7 +74,10 @@ def _found(question: Question, rows: list[Row], workload: Workload) -> Finding:
         return Finding("not tested", str(error), 0)
     except ValueError as error:
         return Finding("inconclusive", str(error), n)
-    note = f"{finding.note}; control: random pruning costs {cost:.1f} pp"
+    note = (
+        f"{finding.note}; selected on {len(workload.settings['tuning_seeds'])} tuning seeds; "
+        f"control: random pruning costs {cost:.1f} pp"
+    )
     if cost < LEAST_CONTROL:
         note += f", less than {LEAST_CONTROL:g}: saturated"
         return finding._replace(verdict="inconclusive", note=note)

@@ -36,6 +36,8 @@ EQUAL_GAP = 0.005 * math.log(10)
 among 10 classes, as the protocol's .5 pp is .5 % of the range of an accuracy."""
 SPREAD_RATIO = 0.5
 LEAST_TO_RESAMPLE = 4
+NOISE = 3.0
+"""How many times 1 / sqrt(n), the spread of n seeds of equal methods, methods must spread."""
 BOOTSTRAP_SEED = 3
 
 
@@ -161,6 +163,8 @@ def spreads(rows: list[Row], workload: Workload) -> Finding:
         f"trained for {workload.pretraining.recipe.epochs} epochs, "
         f"retrained for {workload.retraining.recipe.epochs}"
     )
+    if spread(loss) < NOISE / math.sqrt(n):
+        raise ValueError(f"the methods do not differ in loss gap beyond noise; {note}")
     if n < LEAST_TO_RESAMPLE:
         note += f"; {n} seeds are too few to resample"
         return Finding("inconclusive", note, n, ratio(gap, loss))
