@@ -285,3 +285,11 @@ def test_every_verdict_is_put_in_words():
         for claim in study_claims.decide(found, work):
             assert f"**{claim.id}, {claim.workload}: {claim.verdict}**" in text
             assert claim.note in text
+
+
+def test_equal_methods_leave_l4_inconclusive_not_failed():
+    work = workload()
+    rows = run(work, gap=lambda unit: 2.3 if unit["criterion"] == "random" else 1.5)
+    claim = decided(work, rows)["L4"]
+    assert claim.verdict == "inconclusive"
+    assert "do not differ in loss gap beyond noise" in claim.note

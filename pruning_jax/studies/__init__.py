@@ -1,4 +1,4 @@
-"""One module a paper: what is run, in which order, and what its rows decide."""
+"""The studies, a module each, over the phases they share: pretrained, pruned, retrained."""
 
 from types import ModuleType
 
