@@ -8,14 +8,19 @@ import jax
 
 
 def in_turns(sides: Mapping[str, Callable], runs: int = 9) -> dict[str, list[float]]:
-    """Milliseconds of every run of every side, first calls excluded."""
+    """Milliseconds of every run of every side.
+
+    In each turn a side waits until the threads of the side before have stopped spinning, runs once
+    untimed, and is timed.
+    """
     times: dict[str, list[float]] = {side: [] for side in sides}
-    for turn in range(runs + 1):
+    for _ in range(runs):
         for side, run in sides.items():
+            time.sleep(0.3)
+            jax.block_until_ready(run())
             start = time.perf_counter()
             jax.block_until_ready(run())
-            if turn:
-                times[side].append(1e3 * (time.perf_counter() - start))
+            times[side].append(1e3 * (time.perf_counter() - start))
     return times
 
 

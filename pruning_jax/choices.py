@@ -1,7 +1,10 @@
 """Checks of what a user chooses: a row of a table by its name, a sparsity."""
 
 import difflib
+import math
 from collections.abc import Iterable
+
+import numpy as np
 
 
 def check(kind: str, name: object, valid: Iterable[str]) -> None:
@@ -25,14 +28,16 @@ def check_sparsity(sparsity: object) -> float:
       ValueError: it is no number in [0, 1], or its value is not known (a tracer).
     """
     try:
+        if isinstance(sparsity, (bool, np.bool_, str, bytes)):
+            raise TypeError("neither a text nor a boolean is a number")
         value = float(sparsity)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"sparsity must be a number in [0, 1], known outside jit, not {sparsity!r}"
         ) from error
     if not 0.0 <= value <= 1.0:
+        nearest = "" if math.isnan(value) else f": the nearest valid value is {float(value > 1.0)}"
         raise ValueError(
-            f"sparsity is {value}; it is the share of weights to remove, in [0, 1]: "
-            f"the nearest valid value is {1.0 if value > 1.0 else 0.0}"
+            f"sparsity is {value}; it is the share of weights to remove, in [0, 1]{nearest}"
         )
     return value

@@ -24,7 +24,35 @@ class Loss(NamedTuple):
     sampled_root: Callable[[Array, Array, Array], Array]
 
 
+def check_labels(logits: tuple[int, ...], labels: Array) -> None:
+    """Checks that labels fit logits of a shape.
+
+    Raises:
+      ValueError: integer labels are not (examples,), or others not of the shape of the logits.
+    """
+    integer = jnp.issubdtype(labels.dtype, jnp.integer)
+    needed = tuple(logits[:1]) if integer else tuple(logits)
+    if labels.shape != needed:
+        kind = "integer labels" if integer else "float labels"
+        raise ValueError(
+            f"{kind} have shape {labels.shape} and the logits {tuple(logits)}; "
+            f"they must have shape {needed}"
+        )
+
+
+def check_loss(loss: object) -> None:
+    """Checks that `loss` is a `Loss`.
+
+    Raises:
+      ValueError: it is not; the message names the rows of `LOSSES`.
+    """
+    if not isinstance(loss, Loss):
+        rows = ", ".join(f"losses.{name}" for name in LOSSES)
+        raise ValueError(f"loss must be a losses.Loss, not {loss!r}; pass one of {rows}")
+
+
 def _cross_entropy(logits: Array, labels: Array) -> Array:
+    check_labels(logits.shape, labels)
     log_p = jax.nn.log_softmax(logits)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         return -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
@@ -51,6 +79,7 @@ cross_entropy = Loss(_cross_entropy, _softmax_root, _softmax_sample)
 
 
 def _targets(logits: Array, labels: Array) -> Array:
+    check_labels(logits.shape, labels)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         return jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
     return labels

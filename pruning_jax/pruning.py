@@ -2,6 +2,7 @@
 
 import functools
 import math
+import numbers
 from collections.abc import Callable, Iterable
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from pruning_jax import choices, criteria, curvature, losses, schedules, trees
 from pruning_jax import masks as masks_
+from pruning_jax.curvature import averaging
 from pruning_jax.losses import Loss
 from pruning_jax.types import ApplyFn, Array, Batch, Masks, Params, PyTree, Scores
 
@@ -22,7 +24,7 @@ def prune(
     sparsity: float,
     *,
     kernels: Iterable[str],
-    batches: Callable[[int], Batches] | None = None,
+    batches: Callable[[int], Batches] | Batch | list[Batch] | None = None,
     stages: int = 1,
     schedule: str = "exponential",
     scope: str = "global",
@@ -44,11 +46,13 @@ def prune(
       sparsity: the share of the kernels' weights to remove, in [0, 1].
       kernels: the names of the prunable leaves, as `trace(...).kernels` gives them.
       batches: from the stage, 0 for the first, to the examples that its statistics are taken on;
-        needed by criteria with a gradient or a curvature.
+        one batch or a list of them stands for the same examples at every stage; needed by
+        criteria with a gradient or a curvature.
       stages: how many stages; no more than there are weights to remove.
       schedule: a row of `schedules.SCHEDULES`.
       scope: one of `masks.SCOPES`.
-      step_penalty: lambda of the criterion, at least 0.
+      step_penalty: lambda of the criterion, at least 0; one that a `functools.partial` has bound
+        is kept.
       key: a random key; needed by criteria that draw scores, folded with the stage.
       loss: the loss whose gradient and curvature are taken.
       allow_empty_layers: whether a layer may lose all its weights.
@@ -63,7 +67,11 @@ def prune(
 
     Source: arXiv 2006.12279, Algorithm 1, with the schedules of its authors' code.
     """
-    kernels = tuple(kernels)
+    kernels = _names(kernels)
+    sparsity = choices.check_sparsity(sparsity)
+    losses.check_loss(loss)
+    averaging.check_key(key)
+    batches = _by_stage(batches)
     score = _resolve(criterion, step_penalty, batches, key)
     choices.check("scope", scope, masks_.SCOPES)
     prunable = trees.size(trees.select(variables, kernels))
@@ -83,6 +91,25 @@ def prune(
         )
         removed = round(target * prunable)
     return masks
+
+
+def _names(kernels: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(kernels, str):
+        raise ValueError(
+            f"kernels must be a sequence of names, not the text {kernels!r}; "
+            f"for one kernel give [{kernels!r}]"
+        )
+    return tuple(kernels)
+
+
+def _by_stage(
+    batches: Callable[[int], Batches] | Batch | list[Batch] | None,
+) -> Callable[[int], Batches] | None:
+    """Batches that are given as such, the same at every stage."""
+    several = isinstance(batches, list) and batches and isinstance(batches[0], Batch)
+    if isinstance(batches, Batch) or several:
+        return lambda stage: batches
+    return batches
 
 
 _apply = jax.jit(masks_.apply)
@@ -134,12 +161,17 @@ def _resolve(
     if not callable(criterion):
         choices.check("criterion", criterion, criteria.WEIGHT_CRITERIA)
         criterion = criteria.WEIGHT_CRITERIA[criterion]
-    name = criterion.__name__
+    name = criteria.name(criterion)
     needs = criteria.required(criterion)
+    number = isinstance(step_penalty, numbers.Real) or hasattr(step_penalty, "dtype")
+    if isinstance(step_penalty, bool) or not number:
+        raise ValueError(f"step_penalty must be a number, at least 0, not {step_penalty!r}")
     if not (math.isfinite(step_penalty) and step_penalty >= 0):
         raise ValueError(f"step_penalty is {step_penalty}; it must be a finite number, at least 0")
     if step_penalty and not criteria.takes_step_penalty(criterion):
-        raise ValueError(f"criterion {name!r} takes no step_penalty; leave it at 0")
+        raise ValueError(
+            f"criterion {name!r} takes no step_penalty, or has it bound already; leave it at 0"
+        )
     if needs & {"gradient", "ggn"} and not callable(batches):
         raise ValueError(
             f"criterion {name!r} needs {' and '.join(sorted(needs))}, taken on data: give "

@@ -18,8 +18,18 @@ def path_name(path: tuple) -> str:
 
 
 def named_leaves(tree: PyTree) -> dict[str, object]:
-    """Every leaf of `tree` by its path's name, in the tree's order; ``None`` is no leaf."""
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    """Every leaf of `tree` by its path's name, in the tree's order; ``None`` is no leaf.
+
+    Raises:
+      ValueError: two leaves have the same name.
+    """
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    named = {path_name(path): leaf for path, leaf in pairs}
+    if len(named) != len(pairs):
+        names = [path_name(path) for path, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two leaves are named {twice!r}; rename one of their keys")
+    return named
 
 
 def select(tree: PyTree, names: Iterable[str]) -> PyTree:

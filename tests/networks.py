@@ -158,6 +158,53 @@ def convolution(rank: int):
     return apply_fn, variables, draw(3, 3, 2, *(4,) * rank)
 
 
+def _two_views(variables, x):
+    return jnp.tanh(x @ variables["a"] + variables["bias"]) @ variables["o"]
+
+
+def _two_views_network(joined):
+    variables = {"a": draw(0, 4, 6), "bias": draw(1, 6), "o": draw(2, 6, CLASSES)}
+    return lambda v, x: joined(lambda x: _two_views(v, x), x), variables, draw(3, 3, 5, 4).sum(1)
+
+
+def concatenated():
+    """Every example twice, one copy of the batch after the other."""
+
+    def joined(run, x):
+        first, second = jnp.split(run(jnp.concatenate([x, x[:, ::-1]], 0)), 2)
+        return (first + second) / 2
+
+    return _two_views_network(joined)
+
+
+def tiled():
+    def joined(run, x):
+        scale = jnp.concatenate([jnp.ones_like(x), 2 * jnp.ones_like(x)])
+        h = run(scale * jnp.tile(x, (2, 1)))
+        return h[: x.shape[0]] + h[x.shape[0] :]
+
+    return _two_views_network(joined)
+
+
+def repeated():
+    def joined(run, x):
+        h = run(jnp.repeat(x, 2, axis=0) * jnp.tile(jnp.array([1.0, 2.0]), len(x))[:, None])
+        return h[::2] + h[1::2]
+
+    return _two_views_network(joined)
+
+
+def own_rows():
+    """Activations taken by the number of the example, along a position that its data chooses."""
+    variables = {"a": draw(0, 4, 6), "o": draw(2, 6, CLASSES)}
+
+    def apply_fn(v, x):
+        h = jnp.tanh(x @ v["a"])
+        return h[jnp.arange(x.shape[0]), jnp.argmax(x[:, :, 0], axis=1)] @ v["o"]
+
+    return apply_fn, variables, draw(3, 3, 5, 4)
+
+
 NETWORKS = {
     "linen": linen,
     "equinox": equinox,
@@ -166,6 +213,10 @@ NETWORKS = {
     "tied_embedding": tied_embedding,
     "views": views,
     "positions_first": positions_first,
+    "concatenated": concatenated,
+    "tiled": tiled,
+    "repeated": repeated,
+    "own_rows": own_rows,
     "conv_1d": lambda: convolution(1),
     "conv_3d": lambda: convolution(3),
 }

@@ -1,5 +1,7 @@
 """Every row of the table of criteria, against the formulas and the shared suite."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,3 +204,17 @@ def test_required_reads_the_signature():
     assert criteria.required(weights.random) == {"key"}
     with pytest.raises(ValueError, match="asks for 'hessian'.*gradient, ggn, key"):
         criteria.required(lambda params, hessian: params)
+
+
+def test_a_partial_is_a_criterion():
+    bound = functools.partial(weights.obd, step_penalty=0.5)
+    assert criteria.name(bound) == "obd"
+    assert criteria.required(bound) == {"ggn"}
+    assert not criteria.takes_step_penalty(bound)
+    assert criteria.required(functools.partial(weights.obd, ggn=None)) == frozenset()
+
+    def own(params, curvatures):
+        return params
+
+    with pytest.raises(ValueError, match="'own' asks for 'curvatures'"):
+        criteria.required(functools.partial(own))

@@ -173,6 +173,16 @@ def test_a_second_call_does_not_trace_again():
         ({"labels": jnp.array([0, 1, 2, 3, 4])}, r"must be in \[0, 3\]"),
         ({"labels": jnp.array([0, 1, -1, 3, 2])}, r"must be in \[0, 3\]"),
         ({"labels": jnp.array([0, 1])}, "a label for each"),
+        ({"labels": jnp.ones(5)}, r"float labels have shape \(5,\) and the logits \(5, 4\)"),
+        ({"labels": jnp.ones((5, 4), int)}, r"integer labels have shape \(5, 4\)"),
+        ({"labels": [0, 1, 2, 3, 0]}, "must be arrays"),
+        ({"labels": jnp.full((5, 4), jnp.nan)}, "labels of batch 0 are not all finite"),
+        ({"inputs": [[0.0] * 4] * 5}, "must be arrays"),
+        ({"inputs": jnp.full((5, 4), jnp.inf)}, "inputs of batch 0 are not all finite"),
+        ({"batches": (jnp.ones((5, 4)), jnp.zeros(5, int))}, r"wrap it as Batch\(inputs, labels"),
+        ({"batches": [(jnp.ones((5, 4)), jnp.zeros(5, int))]}, r"wrap it as Batch\(inputs, labels"),
+        ({"loss": "cross_entropy"}, "pass one of losses.cross_entropy, losses.squared_error"),
+        ({"key": 0}, "key must be one random key"),
         ({"samples": 3}, "give a key"),
         ({"samples": 0, "key": jax.random.key(0)}, "must be 1 or more"),
         ({"batches": []}, "at least one Batch"),
@@ -182,9 +192,41 @@ def test_a_second_call_does_not_trace_again():
 def test_bad_input_is_refused(change, message):
     apply_fn, variables, batch = examples("tied")
     change = dict(change)
-    batches = change.pop("batches", batch._replace(labels=change.pop("labels", batch.labels)))
+    fields = {name: change.pop(name) for name in Batch._fields if name in change}
+    batches = change.pop("batches", batch._replace(**fields))
     with pytest.raises(ValueError, match=message):
         curvature.ggn_diagonal(apply_fn, variables, batches, **change)
+
+
+@pytest.mark.parametrize("statistic", [curvature.gradient, curvature.hessian_vector_product])
+def test_batches_that_are_not_finite_are_named(statistic):
+    apply_fn, variables, batch = examples("tied")
+    bad = batch._replace(inputs=batch.inputs.at[1, 2].set(jnp.nan))
+    vector = [] if statistic is curvature.gradient else [variables]
+    with pytest.raises(ValueError, match="inputs of batch 1 are not all finite"):
+        statistic(apply_fn, variables, *vector, iter([batch, bad]))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_means_of_half_precision_leaves_do_not_drift(dtype):
+    apply_fn, variables, batch = examples("views")
+    variables = jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), variables)
+    batch = batch._replace(inputs=batch.inputs[:2], labels=batch.labels[:2])
+    for statistic in (curvature.gradient, curvature.ggn_diagonal):
+        many = statistic(apply_fn, variables, (batch for _ in range(300)))
+        assert {leaf.dtype for leaf in jax.tree.leaves(many)} == {jnp.dtype(jnp.float32)}
+        expected = trees.named_leaves(statistic(apply_fn, wide, batch))
+        assert_close(many, expected, 0.03)
+
+
+def test_many_examples_are_counted_in_half_precision():
+    batch = Batch(jnp.ones((50_000, 1)), jnp.zeros(50_000, int))
+    variables = jnp.full((1, 2), 0.5, jnp.float16)
+    for statistic in (curvature.gradient, curvature.ggn_diagonal):
+        found = statistic(lambda v, x: x @ v, variables, [batch, batch])
+        expected = 0.5 if statistic is curvature.gradient else 0.25
+        np.testing.assert_allclose(jnp.abs(found), expected * jnp.ones((1, 2)), rtol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -49,3 +49,10 @@ def test_values():
     np.testing.assert_allclose(
         losses.squared_error.value(LOGITS, jnp.asarray(targets)), expected, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+@pytest.mark.parametrize("labels", [jnp.ones(5), jnp.ones((5, 1)), jnp.ones((5, 4), int)])
+def test_labels_of_another_shape_are_refused(name, labels):
+    with pytest.raises(ValueError, match=r"labels have shape .* and the logits \(5, 4\)"):
+        jax.jit(losses.LOSSES[name].value)(LOGITS, labels)

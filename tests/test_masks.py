@@ -335,3 +335,9 @@ def test_counts_and_their_table():
         ["b/kernel", "6", "0", "0.0000"],
         ["total", "10", "2", "0.2000"],
     ]
+
+
+@pytest.mark.parametrize("sparsity", [True, "0.5", np.bool_(True)])
+def test_texts_and_booleans_are_no_sparsity(sparsity):
+    with pytest.raises(ValueError, match="sparsity must be a number in"):
+        masks.from_scores(as_tree(np.arange(SIZE)), sparsity)

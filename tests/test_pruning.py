@@ -1,5 +1,7 @@
 """Pruning in stages against a plain loop over dense derivatives and a full sort."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,6 +196,24 @@ def test_a_function_is_a_criterion():
     np.testing.assert_array_equal(flat(result), flat(prune("magnitude", 0.5)))
 
 
+def test_a_partial_keeps_what_it_binds():
+    bound = functools.partial(WEIGHT_CRITERIA["linear"], step_penalty=0.7)
+    given = prune("linear", 0.8, stages=4, step_penalty=0.7)
+    np.testing.assert_array_equal(flat(prune(bound, 0.8, stages=4)), flat(given))
+    assert (flat(given) != flat(prune("linear", 0.8, stages=4))).any()
+
+
+def test_batches_stand_for_the_same_examples_at_every_stage():
+    several = list(examples(0))
+    expected = flat(prune("quadratic", 0.8, stages=3, batches=lambda stage: several))
+    np.testing.assert_array_equal(
+        flat(prune("quadratic", 0.8, stages=3, batches=several)), expected
+    )
+    one = prune("quadratic", 0.8, stages=3, batches=several[0])
+    expected = flat(prune("quadratic", 0.8, stages=3, batches=lambda stage: several[0]))
+    np.testing.assert_array_equal(flat(one), expected)
+
+
 def test_variables_of_another_nesting():
     leaves = model()
     variables = [(leaves["first"]["kernel"], None), (leaves["second"]["kernel"], jnp.int32(3))]
@@ -222,6 +242,19 @@ def test_variables_of_another_nesting():
         ("linear", 0.5, {"step_penalty": -1.0}, "step_penalty is -1.0"),
         ("linear", 0.5, {"step_penalty": float("nan")}, "step_penalty is nan"),
         ("linear", 0.5, {"kernels": ("third/kernel",)}, "no leaf is named 'third/kernel'"),
+        ("linear", 0.5, {"step_penalty": "1"}, "step_penalty must be a number, .*not '1'"),
+        ("linear", 0.5, {"step_penalty": True}, "step_penalty must be a number, .*not True"),
+        ("linear", True, {}, "sparsity must be a number in .*not True"),
+        ("linear", "0.5", {}, "sparsity must be a number in .*not '0.5'"),
+        ("random", 0.5, {"key": 0}, "key must be one random key, as jax.random.key.0., not 0"),
+        ("linear", 0.5, {"loss": "cross_entropy"}, "not 'cross_entropy'; pass one of losses.cross"),
+        ("linear", 0.5, {"kernels": "o"}, "not the text 'o'; for one kernel give .'o'."),
+        (
+            functools.partial(WEIGHT_CRITERIA["obd"], step_penalty=1.0),
+            0.5,
+            {"step_penalty": 0.1},
+            "'obd' takes no step_penalty, or has it bound already",
+        ),
         ("linear", 0.5, {"kernels": ()}, "no leaf with weights to prune"),
     ],
 )

@@ -47,7 +47,7 @@ def test_table():
     assert lines[2].split() == ["params/Conv_0", "conv", "3x3x2x4", "76", "2,592"]
     assert lines[4].split() == ["params/Conv_2", "conv", "3x2x1x8", "56", "144"]
     total = trees.size(variables["params"]) - 8
-    assert lines[-1].split()[:2] == ["total", f"{total}"]
+    assert lines[-1].split()[:5] == ["total", "of", "these", "layers", f"{total}"]
 
 
 def test_biases_and_names():
@@ -106,6 +106,9 @@ def test_kernels_that_are_not_only_rearranged_are_reported():
     normed = {"w": w, "g": jnp.ones(3)}
     found = reasons(lambda v, x: x @ (v["g"] * v["w"] / jnp.linalg.norm(v["w"])), normed, x)
     assert set(found) == {"w", "g"}
+    assert "through mul," in found["w"] and "through mul," in found["g"]
+    exponent = reasons(lambda v, x: x @ jnp.exp(v["w"]), {"w": w}, x)
+    assert "through exp," in exponent["w"]
     assert "also used" in reasons(lambda v, x: x @ v["w"] + x * v["w"][0], {"w": w}, x)["w"]
 
 
@@ -123,3 +126,54 @@ def test_kernels_that_are_not_only_rearranged_are_reported():
 def test_models_that_cannot_be_read(apply_fn, message):
     with pytest.raises(ValueError, match=message):
         tracing.trace(apply_fn, jnp.ones((3, 3)), jnp.ones((4, 3)))
+
+
+def permuted(x):
+    return x[jnp.arange(x.shape[0])[::-1]]
+
+
+def halves_of_repeats(x):
+    first, second = jnp.split(jnp.repeat(x, 2, axis=0), 2)
+    return first + second
+
+
+@pytest.mark.parametrize(
+    ("name", "mix"),
+    [
+        ("rev", lambda x: x[::-1]),
+        ("sort", lambda x: jnp.sort(x, axis=0)),
+        ("sort", lambda x: x * jnp.argsort(x, axis=0)),
+        ("cumsum", lambda x: jnp.cumsum(x, axis=0)),
+        ("cumprod", lambda x: jnp.cumprod(x, axis=0)),
+        ("cummax", lambda x: jax.lax.cummax(x, axis=0)),
+        ("scatter", lambda x: x.at[0].set(1.0)),
+        ("scatter-add", lambda x: jnp.zeros_like(x).at[jnp.arange(len(x))[::-1]].add(x)),
+        ("gather", permuted),
+        ("reduce_max", lambda x: jax.nn.softmax(x, axis=0)),
+        ("reshape", lambda x: jnp.concatenate([x, x], 0).reshape(len(x), 6)[:, :3]),
+        ("split", halves_of_repeats),
+        ("slice", lambda x: jnp.concatenate([x, x], 0)[::2]),
+        ("add", lambda x: (jnp.concatenate([x, x]) + jnp.repeat(x, 2, axis=0))[: len(x)]),
+        ("pad", lambda x: jnp.pad(x, ((len(x), 0), (0, 0)))[: len(x)]),
+        ("scan", lambda x: jax.lax.scan(lambda c, row: (c + row, c), jnp.zeros(3), x)[1]),
+    ],
+)
+def test_what_mixes_examples_is_refused_by_name(name, mix):
+    with pytest.raises(ValueError, match=f"^{name} mixes examples"):
+        tracing.trace(lambda v, x: mix(x) @ v, jnp.ones((3, 3)), jnp.ones((4, 3)))
+
+
+def test_what_moves_only_the_positions_of_an_example_is_read():
+    def apply_fn(v, x):
+        h = jnp.cumsum(jnp.sort(x[:, ::-1], axis=1), axis=1).at[:, 0].set(1.0)
+        return jax.lax.map(lambda row: 2 * row, h) @ v
+
+    assert tracing.trace(apply_fn, jnp.ones((3, 3)), jnp.ones((4, 3))).kernels == ("",)
+
+
+@pytest.mark.parametrize(
+    "apply_fn", [lambda v, x: x @ v["kernels"], lambda v, x: x.kernel @ v["kernel"]]
+)
+def test_a_model_that_fails_is_a_value_error(apply_fn):
+    with pytest.raises(ValueError, match="(KeyError|AttributeError): "):
+        tracing.trace(apply_fn, {"kernel": jnp.ones((3, 3))}, jnp.ones((4, 3)))

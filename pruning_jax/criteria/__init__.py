@@ -4,6 +4,7 @@ A criterion asks for its statistics by the names of its parameters: `gradient`, 
 One that takes a step-size penalty has a keyword `step_penalty`.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 
@@ -21,6 +22,12 @@ WEIGHT_CRITERIA: dict[str, Callable] = {
 }
 
 
+def name(criterion: Callable) -> str:
+    """The name of a criterion's function, through `functools.partial`."""
+    function = criterion.func if isinstance(criterion, functools.partial) else criterion
+    return getattr(function, "__name__", type(function).__name__)
+
+
 def required(criterion: Callable) -> frozenset[str]:
     """The names of the statistics that a criterion takes, among `STATISTICS`.
 
@@ -32,12 +39,14 @@ def required(criterion: Callable) -> frozenset[str]:
     unknown = sorted(names.difference(STATISTICS))
     if unknown:
         raise ValueError(
-            f"criterion {criterion.__name__!r} asks for {unknown[0]!r}; "
+            f"criterion {name(criterion)!r} asks for {unknown[0]!r}; "
             f"the statistics there are {', '.join(STATISTICS)}"
         )
     return names
 
 
 def takes_step_penalty(criterion: Callable) -> bool:
-    """Whether a criterion has a step-size penalty."""
+    """Whether a criterion has a step-size penalty that no `functools.partial` has fixed."""
+    if "step_penalty" in getattr(criterion, "keywords", {}):
+        return False
     return "step_penalty" in inspect.signature(criterion).parameters

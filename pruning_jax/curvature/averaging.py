@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pruning_jax import losses
+from pruning_jax.losses import Loss
 from pruning_jax.types import ApplyFn, Array, Batch, Params, PyTree
 
 
@@ -27,47 +29,101 @@ def output_width(apply_fn: ApplyFn, structure: Any, arrays: tuple) -> int:
     return logits.shape[1]
 
 
-def checked(
-    apply_fn: ApplyFn, variables: Params, batches: Batch | Iterable[Batch]
-) -> Iterator[Batch]:
-    """The batches, each checked.
+def check_key(key: object) -> None:
+    """Checks that `key` is ``None`` or a random key.
 
     Raises:
-      ValueError: there are none; one is no Batch; labels do not match the inputs or the outputs.
+      ValueError: it is neither.
     """
-    empty = True
-    for batch in [batches] if isinstance(batches, Batch) else batches:
-        empty = False
-        if not isinstance(batch, Batch):
-            raise ValueError(f"batches must be a Batch or an iterable of Batch, not {type(batch)}")
-        examples = jax.tree.leaves(batch.inputs)[0].shape[0]
-        if examples == 0 or batch.labels.shape[:1] != (examples,):
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    raw = dtype == np.uint32 and len(key.shape) == 1
+    if not (key is None or (typed and not key.shape) or raw):
+        raise ValueError(f"key must be one random key, as jax.random.key(0), not {key!r}")
+
+
+def _check_batch(apply_fn: ApplyFn, variables: Params, batch: Batch) -> None:
+    leaves = jax.tree.leaves(batch.inputs)
+    arrays = all(len(getattr(leaf, "shape", ())) and hasattr(leaf, "dtype") for leaf in leaves)
+    if not (leaves and arrays and hasattr(batch.labels, "shape")):
+        raise ValueError(
+            "the inputs and labels of a Batch must be arrays (examples, ...), not "
+            f"{type(batch.inputs).__name__} and {type(batch.labels).__name__} of Python numbers"
+        )
+    examples = leaves[0].shape[0]
+    if examples == 0 or batch.labels.shape[:1] != (examples,):
+        raise ValueError(
+            f"a batch has inputs of {examples} examples and labels of shape "
+            f"{batch.labels.shape}; it needs at least one example, and a label for each"
+        )
+    outputs = output_width(apply_fn, *specification(variables, batch.inputs))
+    losses.check_labels((examples, outputs), batch.labels)
+    integer = jnp.issubdtype(batch.labels.dtype, jnp.integer)
+    if integer and not isinstance(batch.labels, jax.core.Tracer):
+        labels = np.asarray(batch.labels)
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= outputs:
             raise ValueError(
-                f"a batch has inputs of {examples} examples and labels of shape "
-                f"{batch.labels.shape}; it needs at least one example, and a label for each"
+                f"labels go from {low} to {high}; for {outputs} outputs they must be in "
+                f"[0, {outputs - 1}]"
             )
-        if jnp.issubdtype(batch.labels.dtype, jnp.integer) and not isinstance(
-            batch.labels, jax.core.Tracer
-        ):
-            outputs = output_width(apply_fn, *specification(variables, batch.inputs))
-            low, high = int(np.min(batch.labels)), int(np.max(batch.labels))
-            if low < 0 or high >= outputs:
-                raise ValueError(
-                    f"labels go from {low} to {high}; for {outputs} outputs they must be in "
-                    f"[0, {outputs - 1}]"
-                )
+
+
+@jax.jit
+def _all_finite(batch: Batch) -> Batch:
+    """Whether the floats of the inputs, and those of the labels, are all finite."""
+
+    def finite(tree: PyTree) -> Array:
+        floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+        return jnp.all(jnp.array([jnp.isfinite(x).all() for x in floats]))
+
+    return Batch(finite(batch.inputs), finite(batch.labels))
+
+
+def _check_finite(flags: list[Batch]) -> None:
+    for number, batch in enumerate(flags):
+        for what, flag in batch._asdict().items():
+            if not isinstance(flag, jax.core.Tracer) and not flag:
+                raise ValueError(f"the {what} of batch {number} are not all finite")
+
+
+def checked(
+    apply_fn: ApplyFn, variables: Params, batches: Batch | Iterable[Batch], loss: Loss
+) -> Iterator[Batch]:
+    """The batches, each checked; whether they are finite is asked after the last, not to wait.
+
+    Raises:
+      ValueError: there are none; one is no Batch; labels do not match the inputs or the outputs;
+        inputs or labels are not finite; `loss` is no Loss.
+    """
+    losses.check_loss(loss)
+    flags = []
+    for batch in [batches] if isinstance(batches, Batch) else batches:
+        if not isinstance(batch, Batch):
+            raise ValueError(
+                f"batches must be a Batch or an iterable of Batch, not of {type(batch).__name__}; "
+                "wrap it as Batch(inputs, labels)"
+            )
+        _check_batch(apply_fn, variables, batch)
+        flags.append(_all_finite(batch))
         yield batch
-    if empty:
+    if not flags:
         raise ValueError("batches is empty; give at least one Batch")
+    _check_finite(flags)
+
+
+def _at_least_single(leaf: Array) -> Array:
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 @jax.jit
 def _add(total: PyTree, part: PyTree) -> PyTree:
-    return jax.tree.map(jnp.add, total, part)
+    return jax.tree.map(lambda a, b: _at_least_single(a) + _at_least_single(b), total, part)
 
 
 @jax.jit
 def _divide(total: PyTree, count: Array) -> PyTree:
+    total = jax.tree.map(_at_least_single, total)
     return jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), total)
 
 

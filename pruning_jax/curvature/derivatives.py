@@ -58,14 +58,16 @@ def gradient(
       loss: one of `losses.LOSSES`.
 
     Returns:
-      A pytree like `variables`; ``None`` for leaves that are not floating.
+      A pytree like `variables`; ``None`` for leaves that are not floating. Half-precision
+      leaves have single-precision values.
 
     Raises:
-      ValueError: no batches, or labels that do not match the inputs.
+      ValueError: no batches, no `Loss`, labels that do not match the inputs or the outputs, inputs
+        or labels that are not finite.
     """
     return averaging.mean(
         (batch.labels.shape[0], _gradient_sum(apply_fn, loss, variables, batch))
-        for batch in averaging.checked(apply_fn, variables, batches)
+        for batch in averaging.checked(apply_fn, variables, batches, loss)
     )
 
 
@@ -101,12 +103,14 @@ def hessian_vector_product(
       vector: a pytree like `variables`; ``None`` stands for zeros.
 
     Returns:
-      A pytree like `variables`; ``None`` for leaves that are not floating.
+      A pytree like `variables`; ``None`` for leaves that are not floating. Half-precision
+      leaves have single-precision values.
 
     Raises:
-      ValueError: no batches, or labels that do not match the inputs.
+      ValueError: no batches, no `Loss`, labels that do not match the inputs or the outputs, inputs
+        or labels that are not finite.
     """
     return averaging.mean(
         (batch.labels.shape[0], _hvp_sum(apply_fn, loss, variables, vector, batch))
-        for batch in averaging.checked(apply_fn, variables, batches)
+        for batch in averaging.checked(apply_fn, variables, batches, loss)
     )

@@ -135,11 +135,12 @@ def ggn_diagonal(
 
     Returns:
       A pytree like `variables`, with an array for the kernel and the bias of every layer that
-      `tracing.trace` finds, and ``None`` for every other leaf.
+      `tracing.trace` finds, and ``None`` for every other leaf. Half-precision leaves have
+      single-precision values.
 
     Raises:
-      ValueError: no batches, labels that do not match, a model that cannot be traced, or
-        `samples` without `key`.
+      ValueError: no batches, no `Loss`, labels that do not match, inputs or labels that are not
+        finite, a model that cannot be traced, `samples` without `key`, or a key that is none.
 
     Source: Laurent et al. 2020, *Revisiting Loss Modelling for Unstructured Pruning*, section 3.
     """
@@ -147,11 +148,12 @@ def ggn_diagonal(
         raise ValueError("samples is for the Monte Carlo estimate: give a key, or samples=None")
     if samples is not None and samples < 1:
         raise ValueError(f"samples is {samples}; it must be 1 or more")
+    averaging.check_key(key)
     draws = None if key is None else samples or 1
 
     def sums() -> Iterator[tuple[int, PyTree]]:
         start = 0
-        for batch in averaging.checked(apply_fn, variables, batches):
+        for batch in averaging.checked(apply_fn, variables, batches, loss):
             for first, piece, weights in _pieces(apply_fn, variables, batch, draws):
                 part = _ggn_sum(
                     apply_fn, loss, draws, variables, piece, weights, key, start + first

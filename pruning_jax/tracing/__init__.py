@@ -61,7 +61,7 @@ class Trace(NamedTuple):
             for layer in self.layers
         ]  # fmt: skip
         totals = [sum(getattr(layer, of) for layer in self.layers) for of in ("parameters", "macs")]
-        rows = [head, *rows, ("total", "", "", *(f"{total:,}" for total in totals))]
+        rows = [head, *rows, ("total of these layers", "", "", *(f"{total:,}" for total in totals))]
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         lines = [
             "  ".join(

@@ -1,23 +1,15 @@
 """A model function as one flat list of equations, and where its examples are in every array."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from pruning_jax import trees
-from pruning_jax.tracing import flattening
+from pruning_jax.tracing import batching, flattening
+from pruning_jax.tracing.batching import BatchAxis
 from pruning_jax.tracing.flattening import Equation
 from pruning_jax.types import ApplyFn, Array, Params, PyTree
-
-
-class BatchAxis(NamedTuple):
-    """Where the examples are in an array: `axis` has the size before x examples x after."""
-
-    axis: int
-    before: int = 1
-    after: int = 1
 
 
 class Equations(NamedTuple):
@@ -46,69 +38,8 @@ class Equations(NamedTuple):
     examples: int
 
 
-def _scaled_axis(shape: tuple, doubled: tuple, examples: int) -> BatchAxis | None:
-    """The axis that grew with the examples. Raises ValueError when more than one did."""
-    axes = [axis for axis, (a, b) in enumerate(zip(shape, doubled, strict=True)) if a != b]
-    if not axes:
-        return None
-    axis = axes[0]
-    if len(axes) > 1 or doubled[axis] != 2 * shape[axis] or shape[axis] % examples:
-        raise ValueError(f"an array of shape {shape} does not keep the examples on one axis")
-    return BatchAxis(axis, 1, shape[axis] // examples)
-
-
-def _batch_axes(
-    equations: tuple[Equation, ...], found: dict[int, BatchAxis], avals: list
-) -> dict[int, BatchAxis]:
-    """Settles the order of examples and positions where a reshape merged them into one axis."""
-    batch: dict[int, BatchAxis] = {}
-    for equation in equations:
-        for value in equation.inputs:
-            if value in found and value not in batch:
-                batch[value] = found[value]
-        operands = [value for value in equation.inputs if value in batch]
-        for value in equation.outputs:
-            if value not in found:
-                continue
-            axis, _, repeats = found[value]
-            if repeats > 1 and equation.name == "reshape" and operands:
-                source, shape = batch[operands[0]], avals[operands[0]].shape
-                stride = source.after * math.prod(shape[source.axis + 1 :])
-                after = max(stride // math.prod(avals[value].shape[axis + 1 :]), 1)
-                batch[value] = BatchAxis(axis, repeats // after, after)
-            else:
-                alike = [batch[o] for o in operands if batch[o].before * batch[o].after == repeats]
-                source = alike[0] if alike else found[value]
-                batch[value] = BatchAxis(axis, source.before, source.after)
-    return batch
-
-
 def _resized(inputs: PyTree, examples: int) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype), inputs)
-
-
-def _follow_inputs(
-    equations: tuple[Equation, ...], sources: tuple[int, ...], output: int, sizes: tuple
-) -> tuple[frozenset[int], dict[int, BatchAxis]]:
-    """The values that depend on the inputs, and the axis of the examples of every value."""
-    once, twice, examples = sizes
-    needed = {output}.union(*(equation.inputs for equation in equations))
-    from_inputs, found = set(sources), dict.fromkeys(sources, BatchAxis(0))
-    for equation in equations:
-        is_data = not from_inputs.isdisjoint(equation.inputs)
-        for value in needed.intersection(equation.outputs):
-            axis = _scaled_axis(once[value].shape, twice[value].shape, examples)
-            if axis is not None:
-                found[value] = axis
-            elif is_data:
-                raise ValueError(
-                    f"{equation.name} mixes examples: its result of shape {once[value].shape} "
-                    "depends on all of them; apply_fn must be in evaluation mode, with the "
-                    "examples on axis 0 of its inputs"
-                )
-            if is_data:
-                from_inputs.add(value)
-    return frozenset(from_inputs), found
 
 
 def read(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Equations:
@@ -134,16 +65,13 @@ def read(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Equations:
     equations = flattening.live(flat.equations, output)
     leaves = {name: number for number, name in enumerate(trees.named_leaves(variables))}
     sources = tuple(range(len(leaves), len(leaves) + len(jax.tree.leaves(inputs))))
-    from_inputs, found = _follow_inputs(
-        equations, sources, output, (flat.avals, twice.avals, examples)
-    )
-    if found.get(output) != BatchAxis(0):
+    graphs = batching.Graph(flat, twice, examples)
+    from_inputs, batch = graphs.follow(equations, dict.fromkeys(sources, BatchAxis(0)), (output,))
+    if batch.get(output) != BatchAxis(0):
         raise ValueError(
             f"apply_fn returned {flat.avals[output].shape} for {examples} examples; "
             "it must return logits (examples, outputs)"
         )
-    batch = {value: BatchAxis(0) for value in sources}
-    batch |= _batch_axes(equations, found, flat.avals)
     return Equations(
         equations,
         tuple(flat.avals),

@@ -89,11 +89,11 @@ def flatten(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> tuple[Flatt
     """
     try:
         closed = jax.make_jaxpr(apply_fn)(variables, inputs)
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         shapes = [leaf.shape for leaf in jax.tree.leaves(inputs)]
         raise ValueError(
             f"apply_fn(variables, inputs) failed for inputs of shape {shapes}; it must accept any "
-            f"number of examples on axis 0 of its inputs: {error}"
+            f"number of examples on axis 0 of its inputs: {type(error).__name__}: {error}"
         ) from error
     flat = Flattening()
     arguments = [flat.value(variable.aval) for variable in closed.jaxpr.invars]

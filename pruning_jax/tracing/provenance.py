@@ -57,6 +57,7 @@ class Reading:
         self.bias_of: dict[str, set[str]] = {}
         self.elsewhere: dict[str, str] = {}
         self.reasons: dict[str, str] = {}
+        self.stopped: dict[int, str] = {}
         for value in model.leaves.values():
             if not jnp.issubdtype(model.avals[value].dtype, jnp.inexact):
                 del self.views[value], self.leaves[value]
@@ -92,6 +93,8 @@ class Reading:
         for value in equation.outputs:
             self.leaves[value] = frozenset().union(*(self.leaves[h] for h in held))
         view = self.views.get(held[0])
+        stopped = next((self.stopped[h] for h in held if h in self.stopped), equation.name)
+        self.stopped |= dict.fromkeys(equation.outputs, stopped)
         if len(held) > 1 or view is None:
             return
         scales = equation.name in SCALING and (
@@ -100,6 +103,7 @@ class Reading:
         if equation.name in REARRANGING or scales:
             for value in equation.outputs:
                 self.views[value] = View(view.leaf, (*view.steps, number))
+                del self.stopped[value]
 
     def _layer(self, number: int, value: int) -> None:
         equation = self.model.equations[number]
@@ -107,7 +111,8 @@ class Reading:
         view = self.views.get(value)
         why = None
         if view is None:
-            why = f"it reaches {equation.name} through operations that do not only rearrange it"
+            stopped = self.stopped.get(value, "operations")
+            why = f"it reaches {equation.name} through {stopped}, which does not only rearrange it"
         elif value in self.model.batch and not self._repeats_examples(view, value):
             why = f"it reaches {equation.name} with a value for every example"
         else:
