@@ -75,7 +75,7 @@ def _found(question: Question, rows: list[Row], workload: Workload) -> Finding:
     except ValueError as error:
         return Finding("inconclusive", str(error), n)
     note = (
-        f"{finding.note}; selected on {len(workload.settings['tuning_seeds'])} tuning seeds; "
+        f"{finding.note}; tuning seeds: {len(workload.settings['tuning_seeds'])}; "
         f"control: random pruning costs {cost:.1f} pp"
     )
     if cost < LEAST_CONTROL:
