@@ -55,7 +55,7 @@ def _ggn_sum(
     key: Array | None,
     first: Array,
 ) -> PyTree:
-    trace = tracing.trace(apply_fn, variables, batch.inputs)
+    trace = tracing.trace(apply_fn, variables, batch.inputs, examples=batch.labels.shape[0])
     model, uses = trace.model, _uses(trace)
     every = [use for group in uses.values() for use in group]
     kept = layer_gradients.needed(model, every)

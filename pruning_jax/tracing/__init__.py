@@ -121,7 +121,9 @@ def _bias(reading: Reading, kernel: str, reasons: dict[str, str]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def trace(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Trace:
+def trace(
+    apply_fn: ApplyFn, variables: Params, inputs: PyTree, *, examples: int | None = None
+) -> Trace:
     """Finds the parametrised linear layers of a model from its jaxpr.
 
     A layer is a `dot_general`, `conv_general_dilated` or `gather` of data with a kernel that
@@ -132,6 +134,9 @@ def trace(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Trace:
       apply_fn: the model, in evaluation mode.
       variables: its variables: arrays or their shapes.
       inputs: arrays or their shapes, (examples, ...).
+      examples: the number of them to read the equations at, to evaluate these; when ``None``, a
+        small number that is neither theirs nor divides any size of the model's. The layers are
+        the same for every number.
 
     Returns:
       The layers, and by name the kernels that could not be read.
@@ -140,7 +145,8 @@ def trace(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Trace:
       ValueError: the model has no layers, mixes examples, does not have its examples on axis 0, or
         does not return logits of shape (examples, outputs).
     """
-    model = equations.read(apply_fn, variables, inputs)
+    examples = equations.telling(variables, inputs) if examples is None else examples
+    model = equations.read(apply_fn, variables, inputs, examples)
     reading = provenance.read_leaves(model)
     reasons = _reasons(reading)
     kernels = [leaf for leaf in reading.uses if leaf not in reasons]

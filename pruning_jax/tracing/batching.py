@@ -1,49 +1,11 @@
-"""Where the examples are in every array of a model, from its equations at two numbers of them."""
+"""Where the examples are in every array of a model, from one reading or from two."""
 
-import math
 from typing import NamedTuple
 
-from pruning_jax.tracing import mixing
+from pruning_jax.tracing import layouts, mixing
 from pruning_jax.tracing.flattening import Equation, Flattening
-
-
-class BatchAxis(NamedTuple):
-    """Where the examples are in an array: `axis` has the size before x examples x after."""
-
-    axis: int
-    before: int = 1
-    after: int = 1
-
-
-class Step(NamedTuple):
-    """One equation, and what is known of its arrays when one of its results is settled.
-
-    Attributes:
-      equation: the equation.
-      value: the result.
-      found: the axis that grew, its repeats as `after`.
-      operands: the operands that depend on the inputs.
-      batch: value -> where the examples are, of all values before.
-      avals: the shape and dtype of every value.
-    """
-
-    equation: Equation
-    value: int
-    found: BatchAxis
-    operands: list[int]
-    batch: dict[int, BatchAxis]
-    avals: list
-
-    @property
-    def source(self) -> BatchAxis:
-        return self.batch[self.operands[0]]
-
-    @property
-    def repeats(self) -> int:
-        return self.found.after
-
-    def shape(self, value: int) -> tuple[int, ...]:
-        return self.avals[value].shape
+from pruning_jax.tracing.growth import Single
+from pruning_jax.tracing.layouts import BatchAxis, Step
 
 
 def _scaled_axis(shape: tuple, doubled: tuple, examples: int) -> BatchAxis | None:
@@ -57,111 +19,18 @@ def _scaled_axis(shape: tuple, doubled: tuple, examples: int) -> BatchAxis | Non
     return BatchAxis(axis, 1, shape[axis] // examples)
 
 
-def _reshape(step: Step) -> BatchAxis | None:
-    shape, (axis, _, repeats) = step.shape(step.operands[0]), step.found
-    stride = step.source.after * math.prod(shape[step.source.axis + 1 :])
-    tail = math.prod(step.shape(step.value)[axis + 1 :])
-    if not tail:
-        return step.found
-    after, rest = divmod(stride, tail)
-    if rest or not after or repeats % after:
-        return None
-    return BatchAxis(axis, repeats // after, after)
-
-
-def _alike(step: Step) -> BatchAxis | None:
-    """The layout of the operands that have as many rows of every example."""
-    layouts = {step.batch[value][1:] for value in step.operands}
-    alike = [(before, after) for before, after in layouts if before * after == step.repeats]
-    if len(alike) != 1:
-        return None
-    return BatchAxis(step.found.axis, *alike[0])
-
-
-def _concatenate(step: Step) -> BatchAxis | None:
-    axis = step.found.axis
-    if step.equation.params["dimension"] != axis:
-        return _alike(step)
-    afters = {step.batch[value].after for value in step.operands}
-    layouts = [step.batch.get(value) for value in step.equation.inputs]
-    if len(afters) > 1 or None in layouts or any(layout.axis != axis for layout in layouts):
-        return None
-    after = afters.pop()
-    befores = [layout.before * layout.after / after for layout in layouts]
-    return BatchAxis(axis, int(sum(befores)), after) if sum(befores) % 1 == 0 else None
-
-
-def _tile(step: Step) -> BatchAxis:
-    axis, before, after = step.source
-    return BatchAxis(axis, before * step.equation.params["reps"][axis], after)
-
-
-def _part(step: Step, start: int, limit: int, stride: int) -> BatchAxis | None:
-    """Where the examples are in a slice along their axis: whole blocks, or a part of each."""
-    axis, before, after = step.source
-    size = step.shape(step.operands[0])[axis]
-    block = size // before
-    if stride == 1 and start % block == 0 and limit % block == 0:
-        return BatchAxis(axis, (limit - start) // block, after)
-    if after % stride == 0 and start < stride and limit > size - stride + start:
-        return BatchAxis(axis, before, after // stride)
-    return None
-
-
-def _slice(step: Step) -> BatchAxis | None:
-    params, axis = step.equation.params, step.source.axis
-    strides = params["strides"] or [1] * len(params["start_indices"])
-    return _part(step, params["start_indices"][axis], params["limit_indices"][axis], strides[axis])
-
-
-def _split(step: Step) -> BatchAxis | None:
-    params = step.equation.params
-    if params["axis"] != step.source.axis:
-        return _alike(step)
-    position = step.equation.outputs.index(step.value)
-    start = sum(params["sizes"][:position])
-    return _part(step, start, start + params["sizes"][position], 1)
-
-
-LAYOUTS = {
-    "reshape": _reshape,
-    "concatenate": _concatenate,
-    "tile": _tile,
-    "slice": _slice,
-    "split": _split,
-}
-"""Primitives that can change how many rows an example has, and the layout of their result."""
-
-
-def _settle(step: Step) -> BatchAxis:
-    """The layout of a result. Raises ValueError where the primitive gives none."""
-    name = step.equation.name
-    layout = LAYOUTS.get(name, _alike)(step)
-    opaque = name in ("scan", "while", "cond") and step.repeats > 1
-    if layout is not None and not opaque and layout.before * layout.after == step.repeats:
-        return layout
-    rows = max(math.prod(step.batch[value][1:]) for value in step.operands)
-    raise ValueError(
-        f"{name} mixes examples or repeats them in a way that is not understood: from {rows} to "
-        f"{step.repeats} rows of an example on one axis, with a result of shape "
-        f"{step.shape(step.value)}; keep the repeats on an axis of their own"
-    )
-
-
-def _settle_constant(step: Step) -> BatchAxis:
-    """The same for an array that does not depend on the inputs; its layout matters less."""
-    operands = [value for value in step.equation.inputs if value in step.batch]
-    if step.repeats > 1 and step.equation.name == "reshape" and operands:
-        return _reshape(step._replace(operands=operands)) or step.found
-    return _alike(step._replace(operands=operands)) or step.found
-
-
 class Graph(NamedTuple):
-    """A flat jaxpr at a number of examples and at twice as many."""
+    """A flat jaxpr at a number of examples, and at twice as many where one does not tell.
+
+    Attributes:
+      once: the reading at `examples`.
+      examples: their number.
+      twice: the reading at twice as many; ``None`` to go by the rules of the primitives alone.
+    """
 
     once: Flattening
-    twice: Flattening
     examples: int
+    twice: Flattening | None = None
 
     def follow(
         self, equations: tuple[Equation, ...], sources: dict[int, BatchAxis], outputs: tuple
@@ -172,51 +41,64 @@ class Graph(NamedTuple):
           ValueError: a result depends on several examples, or cannot be followed.
         """
         needed = set(outputs).union(*(equation.inputs for equation in equations))
-        twins = dict(
-            zip((e.outputs for e in self.once.equations), self.twice.equations, strict=True)
-        )
+        twins = {e.outputs: e for e in self.twice.equations} if self.twice is not None else {}
+        single = Single(self.once, self.examples)
         data, batch = set(sources), dict(sources)
         known = mixing.Known(self.once.constants, equations)
         for equation in equations:
             operands = [value for value in equation.inputs if value in data and value in batch]
             if operands:
                 mixing.check(equation, operands, batch, self.once.avals, known)
-            inner = self._inside(equation, twins[equation.outputs], data, batch)
+            inner = self._inside(equation, twins, operands, single, batch)
             for value in needed.intersection(equation.outputs):
-                found = _scaled_axis(
-                    self.once.avals[value].shape, self.twice.avals[value].shape, self.examples
-                )
+                if self.twice is not None:
+                    found = self._scaled(value)
+                else:
+                    found = inner.get(value) or single.grown(equation, value, operands, batch)
                 step = Step(equation, value, found, operands, batch, self.once.avals)
                 if not operands and found is not None:
-                    batch[value] = _settle_constant(step)
+                    batch[value] = layouts.settle_constant(step)
                 elif found is not None:
-                    batch[value] = inner.get(value) or _settle(step)
+                    batch[value] = inner.get(value) or layouts.settle(step)
                 elif operands:
                     raise mixing.refusal(equation, self.once.avals[value].shape)
                 if operands:
                     data.add(value)
+        single.close()
         return frozenset(data), batch
 
+    def _scaled(self, value: int) -> BatchAxis | None:
+        shapes = [flat.avals[value].shape for flat in (self.once, self.twice)]
+        return _scaled_axis(*shapes, self.examples)
+
     def _inside(
-        self, equation: Equation, twin: Equation, data: set[int], batch: dict[int, BatchAxis]
+        self,
+        equation: Equation,
+        twins: dict[tuple, Equation],
+        operands: list[int],
+        single: Single,
+        batch: dict[int, BatchAxis],
     ) -> dict[int, BatchAxis]:
         """Follows the body of a call that keeps a derivative rule of its own."""
-        bodies = [e.params.get("call_jaxpr") for e in (equation, twin)]
-        if None in bodies or data.isdisjoint(equation.inputs):
+        calls = [equation, twins[equation.outputs]] if twins else [equation]
+        bodies = [call.params.get("call_jaxpr") for call in calls]
+        if None in bodies or not operands:
             return {}
-        flats, results = (Flattening(), Flattening()), ()
+        if not twins:
+            single.fixed(equation, set(equation.inputs) - set(operands), batch)
+        flats, results = [Flattening() for _ in bodies], []
         for flat, body in zip(flats, bodies, strict=True):
             jaxpr = getattr(body, "jaxpr", body)
             arguments = [flat.value(variable.aval) for variable in jaxpr.invars]
             results = flat.read(jaxpr, getattr(body, "consts", []), arguments)
-        if len(flats[0].equations) != len(flats[1].equations):
+        if len({len(flat.equations) for flat in flats}) > 1:
             return {}
         sources = {
             position: batch[value]
             for position, value in enumerate(equation.inputs)
-            if value in data and value in batch
+            if value in operands
         }
-        inner = Graph(*flats, self.examples)
+        inner = Graph(flats[0], self.examples, *flats[1:])
         _, found = inner.follow(tuple(flats[0].equations), sources, tuple(results))
         return {
             value: found[result]

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 
 from pruning_jax import trees
-from pruning_jax.tracing import batching, flattening
-from pruning_jax.tracing.batching import BatchAxis
+from pruning_jax.tracing import batching, flattening, growth
 from pruning_jax.tracing.flattening import Equation
+from pruning_jax.tracing.layouts import BatchAxis
 from pruning_jax.types import ApplyFn, Array, Params, PyTree
 
 
@@ -42,31 +42,50 @@ def _resized(inputs: PyTree, examples: int) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype), inputs)
 
 
-def read(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Equations:
+def telling(variables: Params, inputs: PyTree) -> int:
+    """A number of examples at which one reading tells their axis; it divides no size here."""
+    shapes = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves((variables, inputs))]
+    return growth.telling({size for shape in shapes for size in shape})
+
+
+def read(
+    apply_fn: ApplyFn, variables: Params, inputs: PyTree, examples: int | None = None
+) -> Equations:
     """Reads the model's equations from its jaxpr.
 
-    The model is traced at two numbers of examples; the axis that grows holds the examples.
+    Where the examples are follows from the rules of the primitives. Where these leave it open, the
+    model is traced again at twice as many examples, and the axis that grows holds them.
 
     Args:
       apply_fn: the model, in evaluation mode.
       variables: its variables: arrays or their shapes.
-      inputs: arrays or their shapes (examples, ...). One example is read as two.
+      inputs: arrays or their shapes (examples, ...).
+      examples: how many to read at, 2 or more; as many as the inputs have when ``None``, and two
+        for one.
 
     Raises:
       ValueError: the model does not accept another number of examples, mixes examples, or does
         not return logits of shape (examples, outputs).
     """
     variables = jax.tree.map(jax.api_util.shaped_abstractify, variables)
-    examples = max(jax.tree.leaves(inputs)[0].shape[0], 2)
+    examples = max(jax.tree.leaves(inputs)[0].shape[0], 2) if examples is None else examples
+    if examples < 2:
+        raise ValueError(f"examples is {examples}; a model is read at 2 examples or more")
     flat, output = flattening.flatten(apply_fn, variables, _resized(inputs, examples))
-    twice, _ = flattening.flatten(apply_fn, variables, _resized(inputs, 2 * examples))
-    if [e[2:] for e in flat.equations] != [e[2:] for e in twice.equations]:
-        raise ValueError("apply_fn runs other operations for another number of examples")
     equations = flattening.live(flat.equations, output)
     leaves = {name: number for number, name in enumerate(trees.named_leaves(variables))}
     sources = tuple(range(len(leaves), len(leaves) + len(jax.tree.leaves(inputs))))
-    graphs = batching.Graph(flat, twice, examples)
-    from_inputs, batch = graphs.follow(equations, dict.fromkeys(sources, BatchAxis(0)), (output,))
+    start = dict.fromkeys(sources, BatchAxis(0))
+    try:
+        from_inputs, batch = batching.Graph(flat, examples).follow(equations, start, (output,))
+    except ValueError:
+        twice, _ = flattening.flatten(apply_fn, variables, _resized(inputs, 2 * examples))
+        if [e[2:] for e in flat.equations] != [e[2:] for e in twice.equations]:
+            raise ValueError(
+                "apply_fn runs other operations for another number of examples"
+            ) from None
+        graph = batching.Graph(flat, examples, twice)
+        from_inputs, batch = graph.follow(equations, start, (output,))
     if batch.get(output) != BatchAxis(0):
         raise ValueError(
             f"apply_fn returned {flat.avals[output].shape} for {examples} examples; "

@@ -97,7 +97,8 @@ def _along(parameter: str) -> Callable:
 
 
 def _window(equation: Equation, axis: int, shape: tuple) -> bool:
-    return equation.params["window_dimensions"][axis] != 1
+    params = equation.params
+    return params["window_dimensions"][axis] != 1 or any(params["padding"][axis])
 
 
 MIXING: dict[str, Callable[[Equation, int, tuple], bool]] = {
