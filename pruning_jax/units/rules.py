@@ -1,0 +1,209 @@
+"""How each primitive that is not elementwise moves the labels of its operands to its results."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pruning_jax.tracing import Trace
+from pruning_jax.tracing.equations import Equation
+from pruning_jax.units import bodies, layer_rules, zeros
+from pruning_jax.units import fields as labels
+from pruning_jax.units.fields import NONE, Field
+from pruning_jax.units.walk import Walk
+
+
+def _axes_moved(place: Callable[[Walk, Equation], dict[int, int]]) -> Callable:
+    def rule(walk: Walk, number: int, equation: Equation) -> None:
+        source, result = equation.inputs[0], equation.outputs[0]
+        kept = place(walk, equation)
+        fields = [f for f in walk.fields.get(source, ()) if set(f.axes) <= kept.keys()]
+        walk.carry(source, result, labels.moved(tuple(fields), kept.__getitem__))
+
+    return rule
+
+
+def _transpose(walk: Walk, equation: Equation) -> dict[int, int]:
+    return {axis: place for place, axis in enumerate(equation.params["permutation"])}
+
+
+def _squeeze(walk: Walk, equation: Equation) -> dict[int, int]:
+    gone = equation.params["dimensions"]
+    rank = len(walk.shape(equation.inputs[0]))
+    return {axis: i for i, axis in enumerate(axis for axis in range(rank) if axis not in gone)}
+
+
+def _broadcast(walk: Walk, equation: Equation) -> dict[int, int]:
+    before, after = walk.shape(equation.inputs[0]), equation.params["shape"]
+    places = enumerate(equation.params["broadcast_dimensions"])
+    return {axis: place for axis, place in places if before[axis] == after[place]}
+
+
+def _reshape(walk: Walk, number: int, equation: Equation) -> None:
+    source, result = equation.inputs[0], equation.outputs[0]
+    old, new = walk.shape(source), walk.shape(result)
+    found, merged = labels.reshaped(walk.fields.get(source, ()), old, new)
+    for fields, before, after in merged:
+        if walk.is_data(source):
+            walk.notes.block(fields, "a reshape merges their axis with another of units")
+        elif (field := _one_leaf(walk, fields, before, old)) is not None and len(after) == 1:
+            found.append(field._replace(axes=(after[0],), atoms=field.atoms.ravel()))
+    walk.carry(source, result, found)
+
+
+def _one_leaf(walk: Walk, fields: list[Field], before: list[int], old: tuple) -> Field | None:
+    """Several whole axes of one leaf as one field with atoms of its own."""
+    sources = [source for field in fields for source, _ in field.sources]
+    axes = tuple(axis for source in sources for axis in source.axes)
+    whole = len({source.leaf for source in sources}) == 1 and len(axes) == len(before)
+    if not whole or list(axes) != sorted(axes) or any(f.zero != 0.0 for f in fields):
+        return None
+    return walk._whole(sources[0].leaf, axes, tuple(old[axis] for axis in before), 0.0)
+
+
+def _slice(walk: Walk, number: int, equation: Equation) -> None:
+    params = equation.params
+    strides = params["strides"] or (1,) * len(params["start_indices"])
+    parts = [
+        slice(*part)
+        for part in zip(params["start_indices"], params["limit_indices"], strides, strict=True)
+    ]
+    fields = walk.fields.get(equation.inputs[0], ())
+    walk.carry(equation.inputs[0], equation.outputs[0], labels.taken(fields, parts))
+
+
+def _split(walk: Walk, number: int, equation: Equation) -> None:
+    source, axis, start = equation.inputs[0], equation.params["axis"], 0
+    for result, size in zip(equation.outputs, equation.params["sizes"], strict=False):
+        parts = [slice(None)] * len(walk.shape(source))
+        parts[axis] = slice(start, start + size)
+        walk.carry(source, result, labels.taken(walk.fields.get(source, ()), parts))
+        start += size
+
+
+def _rev(walk: Walk, number: int, equation: Equation) -> None:
+    source = equation.inputs[0]
+    parts = [slice(None)] * len(walk.shape(source))
+    for axis in equation.params["dimensions"]:
+        parts[axis] = slice(None, None, -1)
+    walk.carry(source, equation.outputs[0], labels.taken(walk.fields.get(source, ()), parts))
+
+
+def _pad(walk: Walk, number: int, equation: Equation) -> None:
+    source, value = equation.inputs
+    config = equation.params["padding_config"]
+    fields = labels.padded(walk.fields.get(source, ()), config)
+    added = walk.numbers.get(value)
+    fields = [f if f.zero == added else f._replace(zero="pad") for f in fields]
+    walk.carry(source, equation.outputs[0], fields)
+
+
+def _concatenate(walk: Walk, number: int, equation: Equation) -> None:
+    axis, result = equation.params["dimension"], equation.outputs[0]
+    along, beside = [], []
+    for value in equation.inputs:
+        fields = walk.fields.get(value, ())
+        field = labels.on(fields, axis)
+        if field is not None and len(field.axes) > 1:
+            walk.notes.block([field], "they are concatenated along a part of their axis")
+            field = None
+        along.append((field, walk.shape(value)[axis]))
+        beside.append([f for f in fields if axis not in f.axes])
+    found = [f for fields in beside[:1] for f in fields]
+    for fields in beside[1:]:
+        for field in fields:
+            same = next((f for f in found if f.axes == field.axes), None)
+            if same is None:
+                walk.notes.block([field], "they are concatenated with what has no such units")
+            else:
+                walk.notes.same(same.atoms, field.atoms)
+    pieces = [field for field, _ in along if field is not None]
+    if pieces:
+        atoms = [np.full(n, NONE) if field is None else field.atoms for field, n in along]
+        values = {field.zero for field in pieces}
+        zero = values.pop() if len(values) == 1 else "concatenate"
+        sources = frozenset().union(*(field.sources for field in pieces))
+        found.append(Field((axis,), np.concatenate(atoms), zero, sources))
+    walk.fields[result] = tuple(found)
+    read = [walk.readings[value] for value in equation.inputs if value in walk.readings]
+    if read:
+        walk.readings[result] = frozenset().union(*read)
+    if walk.pooled.intersection(equation.inputs):
+        walk.pooled.add(result)
+
+
+def _reduce(walk: Walk, number: int, equation: Equation) -> None:
+    source, result, axes = equation.inputs[0], equation.outputs[0], equation.params["axes"]
+    fields = walk.fields.get(source, ())
+    kept = [axis for axis in range(len(walk.shape(source))) if axis not in axes]
+    inside = [field for field in fields if set(field.axes) & set(axes)]
+    if walk.is_data(source):
+        walk.notes.mixed.extend((equation.name, field) for field in inside)
+    sums = equation.name == "reduce_sum"
+    outside = [
+        f._replace(zero=equation.name) if sums and f.zero != 0.0 else f
+        for f in fields
+        if f not in inside
+    ]
+    place = {axis: i for i, axis in enumerate(kept)}
+    walk.carry(source, result, labels.moved(tuple(outside), place.__getitem__))
+    if outside and walk.is_data(source):
+        walk.pooled.add(result)
+
+
+def _window(walk: Walk, number: int, equation: Equation) -> None:
+    source, result = equation.inputs[0], equation.outputs[0]
+    sizes = equation.params["window_dimensions"]
+    fields = walk.fields.get(source, ())
+    across = [field for field in fields if any(sizes[axis] > 1 for axis in field.axes)]
+    walk.notes.block(across, f"{equation.name} goes over their axis")
+    largest = equation.name == "reduce_window_max"
+    kept = [f if largest or f.zero == 0.0 else f._replace(zero=equation.name) for f in fields]
+    walk.carry(source, result, [f for f in kept if not any(sizes[a] > 1 for a in f.axes)])
+    if kept and walk.is_data(source):
+        walk.pooled.add(result)
+
+
+RULES: dict[str, Callable[[Walk, int, Equation], None]] = {
+    "transpose": _axes_moved(_transpose),
+    "squeeze": _axes_moved(_squeeze),
+    "broadcast_in_dim": _axes_moved(_broadcast),
+    "reshape": _reshape,
+    "slice": _slice,
+    "split": _split,
+    "rev": _rev,
+    "pad": _pad,
+    "concatenate": _concatenate,
+    **dict.fromkeys(["reduce_sum", "reduce_max", "reduce_min", "reduce_prod"], _reduce),
+    **dict.fromkeys(
+        ["reduce_window", "reduce_window_max", "reduce_window_min", "reduce_window_sum"], _window
+    ),
+    "dot_general": layer_rules.dot_general,
+    "conv_general_dilated": layer_rules.convolution,
+    "gather": layer_rules.gather,
+}
+"""Primitive -> how it is followed."""
+
+
+def walk(trace: Trace, unmasked: frozenset[str] = frozenset()) -> Walk:
+    """Follows every equation of a model.
+
+    Args:
+      trace: the model.
+      unmasked: the leaves that stay as they are when units are removed.
+    """
+    walked = Walk(trace, unmasked)
+    for number, equation in enumerate(trace.model.equations):
+        name = equation.name
+        if number in walked.layers or not walked.made.isdisjoint(equation.inputs):
+            walked.made.update(equation.outputs)
+        if name in zeros.ELEMENTWISE:
+            walked.elementwise(number, equation, name)
+        elif name in RULES:
+            RULES[name](walked, number, equation)
+        elif (body := bodies.elementwise(equation)) is not None:
+            walked.elementwise(number, equation, body)
+        else:
+            walked.refuse(equation, f"{name} is not understood")
+    outputs = walked.fields.get(trace.model.output, ())
+    walked.notes.block(outputs, "they are the network's outputs")
+    return walked

@@ -1,0 +1,188 @@
+"""A walk along a model's equations that labels axes and notes where leaves and units meet."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from pruning_jax.tracing import Trace
+from pruning_jax.tracing.equations import Equation
+from pruning_jax.units import zeros
+from pruning_jax.units.fields import NONE, Field, Fields
+from pruning_jax.units.notes import NORM, Link, Notes
+
+
+class Walk:
+    """What is known of every value.
+
+    Attributes:
+      notes: what was met.
+      fields: value -> the labels of its axes.
+      numbers: value -> the number that all its entries are.
+      readings: value -> the values of the readings that it carries.
+      pooled: the values that are pooled since they were read.
+      made: the values that some layer has a part in.
+    """
+
+    def __init__(self, trace: Trace, unmasked: frozenset[str] = frozenset()) -> None:
+        self.model = trace.model
+        self.layers = {use.equation: layer for layer in trace.layers for use in layer.uses}
+        self.notes = Notes()
+        self.fields: dict[int, Fields] = {}
+        self.numbers: dict[int, float] = {}
+        self.readings: dict[int, frozenset[int]] = {}
+        self.pooled: set[int] = set()
+        self.made: set[int] = set()
+        for name, value in self.model.leaves.items():
+            self.fields[value] = tuple(
+                self._whole(name, (axis,), (size,), NORM if name in unmasked else 0.0)
+                for axis, size in enumerate(self.shape(value))
+            )
+        for value, array in self.model.constants.items():
+            if not isinstance(array, jax.core.Tracer) and np.size(array) == 1:
+                number = np.asarray(array)
+                if number.dtype.kind in "fiub":
+                    self.numbers[value] = float(number.reshape(()))
+
+    def _whole(self, leaf: str, axes: tuple, shape: tuple, zero: float | str) -> Field:
+        size = int(np.prod(shape))
+        source = self.notes.source(leaf, axes, size)
+        atoms = np.arange(source.start, source.start + size).reshape(shape)
+        return Field(axes, atoms, zero, frozenset([(source, True)]))
+
+    def shape(self, value: int) -> tuple[int, ...]:
+        return self.model.avals[value].shape
+
+    def is_data(self, value: int) -> bool:
+        return value in self.model.from_inputs
+
+    def refuse(self, equation: Equation, reason: str) -> None:
+        """Blocks the units that enter an equation; its results have no labels."""
+        for value in filter(self.is_data, equation.inputs):
+            self.notes.block(self.fields.get(value, ()), reason)
+
+    def carry(self, source: int, result: int, fields: Iterable[Field]) -> None:
+        """Labels a result whose entries are a value's own, moved."""
+        self.fields[result] = tuple(field for field in fields if field.axes)
+        if source in self.readings:
+            self.readings[result] = self.readings[source]
+        if source in self.pooled:
+            self.pooled.add(result)
+        if source in self.numbers:
+            self.numbers[result] = self.numbers[source]
+
+    def read(self, value: int) -> None:
+        """Notes a value as the place where its units are read, from here on."""
+        self.readings[value] = frozenset([value])
+
+    def elementwise(self, number: int, equation: Equation, function: Any) -> None:
+        """Follows an elementwise primitive, or a call whose body is one."""
+        inputs, result = equation.inputs, equation.outputs[0]
+        labelled = [value for value in inputs if self.fields.get(value)]
+        data = [value for value in labelled if self.is_data(value)]
+        if not labelled:
+            numbers = [self.numbers.get(value) for value in inputs]
+            if None not in numbers:
+                found = self._zero(function, equation, numbers)
+                if isinstance(found, float):
+                    self.numbers[result] = found
+            return
+        merged = self._merged(data or labelled)
+        if any(map(self.is_data, inputs)):
+            merged = [
+                field._replace(sources=frozenset()) if not data else field for field in merged
+            ]
+            for value in labelled:
+                if value not in data:
+                    merged = self._linked(number, equation, function, value, merged)
+        else:
+            merged = [self._sources(labelled, field, function) for field in merged]
+        found = []
+        for field in merged:
+            numbers = [self._number(value, field.axes) for value in inputs]
+            found.append(field._replace(zero=self._zero(function, equation, numbers)))
+        self.fields[result] = tuple(found)
+        if data:
+            self._read_after(data, result)
+
+    def _read_after(self, data: list[int], result: int) -> None:
+        carried = {self.readings.get(value) for value in data}
+        if len(carried) == 1 and self.pooled.issuperset(data) and None not in carried:
+            self.readings[result] = carried.pop()
+            self.pooled.add(result)
+        else:
+            self.read(result)
+
+    def _merged(self, values: list[int]) -> list[Field]:
+        """The fields of several values of one shape as one."""
+        merged: dict[tuple[int, ...], Field] = {}
+        for value in values:
+            for field in self.fields[value]:
+                other = merged.get(field.axes)
+                if other is None:
+                    clash = [f for f in merged.values() if set(f.axes) & set(field.axes)]
+                    if clash:
+                        self.notes.block([field, *clash], "their axis is split in two ways")
+                    else:
+                        merged[field.axes] = field
+                else:
+                    atoms, sources = other.atoms, other.sources | field.sources
+                    if atoms is not field.atoms:
+                        self._unite(field.atoms, atoms)
+                        atoms = np.where(atoms == NONE, field.atoms, atoms)
+                    merged[field.axes] = other._replace(atoms=atoms, sources=sources)
+        return list(merged.values())
+
+    def _unite(self, a: np.ndarray, b: np.ndarray) -> None:
+        both = (a != NONE) & (b != NONE)
+        self.notes.same(a[both], b[both])
+
+    def _linked(
+        self, number: int, equation: Equation, function: Any, value: int, merged: list[Field]
+    ) -> list[Field]:
+        """Notes a leaf that is added to units, scales them, and so on; returns their labels."""
+        result = list(merged)
+        for field in self.fields[value]:
+            place = next((i for i, f in enumerate(result) if f.axes == field.axes), None)
+            if place is None:
+                clash = [f for f in result if set(f.axes) & set(field.axes)]
+                self.notes.block(clash, f"{equation.name} splits their axis in another way")
+                continue
+            other = result[place]
+            if other.atoms is not field.atoms:
+                self._unite(other.atoms, field.atoms)
+            result[place] = other._replace(sources=other.sources | field.sources)
+            for source, plain in sorted(field.sources):
+                role = _role(function, plain, equation.inputs.index(value))
+                self.notes.links.append(Link(number, source, role))
+        return result
+
+    def _number(self, value: int, axes: tuple[int, ...]) -> float | str | None:
+        for field in self.fields.get(value, ()):
+            if field.axes == axes:
+                return field.zero
+        return self.numbers.get(value)
+
+    def _zero(self, function: Any, equation: Equation, numbers: list) -> float | str:
+        known = [number if isinstance(number, float) else None for number in numbers]
+        if isinstance(function, str):
+            found = zeros.apply(function, equation.params, known)
+        else:
+            found = function(known)
+        lost = (number for number in numbers if isinstance(number, str))
+        return next(lost, equation.name) if found is None else found
+
+    def _sources(self, values: list[int], field: Field, function: Any) -> Field:
+        keeps = function in zeros.SAME or function in ("mul", "neg")
+        every = (f for value in values for f in self.fields[value] if f.axes == field.axes)
+        found = {(source, plain and keeps) for f in every for source, plain in f.sources}
+        return field._replace(sources=frozenset(found))
+
+
+def _role(function: Any, plain: bool, position: int) -> str:
+    if function in ("mul", "div"):
+        return "scale" if plain else "variance"
+    if function == "sub" and position == 1:
+        return "mean"
+    return "bias" if function in ("add", "add_any", "sub") else "scale"

@@ -1,0 +1,267 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import CLASSES, NETWORKS, draw
+from unit_networks import UNIT_NETWORKS
+
+from pruning_jax import masks, tracing, trees, units
+from pruning_jax.tracing import equations
+
+EVERY = NETWORKS | UNIT_NETWORKS
+
+
+@functools.cache
+def graph_of(name):
+    apply_fn, variables, inputs = EVERY[name]()
+    graph = units.graph(tracing.trace(apply_fn, variables, inputs))
+    return apply_fn, variables, inputs, graph
+
+
+def some_removed(graph, seed=0):
+    """Masks that remove a third of every prunable space, at least one unit."""
+    rng = np.random.default_rng(seed)
+    chosen = {}
+    for space in graph.prunable:
+        kept = rng.permutation(space.size) >= max(space.size // 3, 1)
+        chosen[space.name] = kept
+    return chosen
+
+
+def overwritten(apply_fn, variables, inputs, graph, unit_masks, value=0.0):
+    """The original network, with the removed units overwritten wherever a layer reads them."""
+    model = equations.read(apply_fn, variables, inputs)
+    arrays = dict(model.constants)
+    arrays |= enumerate([*jax.tree.leaves(variables), *jax.tree.leaves(inputs)])
+    readings = {}
+    for space in graph.prunable:
+        for reading in space.readings:
+            gone = (reading.units >= 0) & ~unit_masks[space.name][reading.units]
+            readings.setdefault(reading.value, []).append((reading.axis, gone))
+    for equation in model.equations:
+        results = equations.bind(equation, [arrays[v] for v in equation.inputs])
+        for number, result in zip(equation.outputs, results, strict=True):
+            for axis, gone in readings.get(number, ()):
+                shape = [-1 if i == axis else 1 for i in range(result.ndim)]
+                result = jnp.where(gone.reshape(shape), value, result)
+            arrays[number] = result
+    return arrays[model.output]
+
+
+def readings_of(apply_fn, variables, inputs, graph):
+    model = equations.read(apply_fn, variables, inputs)
+    values = {reading.value for space in graph.spaces for reading in space.readings}
+    return equations.evaluate(model, variables, inputs, keep=values.__contains__)[1]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_removed_unit_reads_zero_or_is_not_read(name):
+    apply_fn, variables, inputs, graph = graph_of(name)
+    unit_masks = some_removed(graph)
+    removed = units.remove(graph, variables, unit_masks)
+    arrays = readings_of(apply_fn, removed, inputs, graph)
+    for space in graph.prunable:
+        if any(consumer.slice.masked for consumer in space.consumers):
+            continue
+        for reading in space.readings:
+            gone = (reading.units >= 0) & ~unit_masks[space.name][reading.units]
+            assert not np.take(
+                np.asarray(arrays[reading.value]), np.flatnonzero(gone), reading.axis
+            ).any()
+
+
+@pytest.mark.parametrize("name", sorted(EVERY.keys() - {"norm_after_pool"}))
+def test_removal_is_the_original_network_with_zeros_where_the_units_are_read(name):
+    """It takes all of a unit away, and nothing of its neighbours."""
+    apply_fn, variables, inputs, graph = graph_of(name)
+    unit_masks = some_removed(graph)
+    expected = overwritten(apply_fn, variables, inputs, graph, unit_masks)
+    found = apply_fn(units.remove(graph, variables, unit_masks), inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    if graph.prunable:
+        assert np.abs(found - apply_fn(variables, inputs)).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", sorted(EVERY.keys() - {"tied_embedding"}))
+def test_the_gradient_of_a_consumer_is_zero_where_it_multiplies_removed_units(name):
+    apply_fn, variables, inputs, graph = graph_of(name)
+    unit_masks = some_removed(graph)
+    removed = units.remove(graph, variables, unit_masks)
+    weight = draw(9, len(inputs), CLASSES)
+    gradient = trees.named_leaves(
+        jax.grad(lambda v: jnp.sum(weight * apply_fn(v, inputs)), allow_int=True)(removed)
+    )
+    consumed = [c.slice.leaf for space in graph.spaces for c in space.consumers]
+    for space in graph.prunable:
+        for consumer in space.consumers:
+            if consumer.slice.masked or consumed.count(consumer.slice.leaf) > 1:
+                continue
+            leaf = np.asarray(gradient[consumer.slice.leaf])
+            gone = (consumer.slice.units >= 0) & ~unit_masks[space.name][consumer.slice.units]
+            assert not leaf[np.broadcast_to(gone, leaf.shape)].any()
+
+
+def test_a_residual_stream_is_one_space():
+    *_, graph = graph_of("residual")
+    stream = graph["params/Conv_0"]
+    assert stream.layers == ("params/Conv_0", "params/Conv_2")
+    assert [c.layer for c in stream.consumers] == [
+        "params/Conv_1",
+        "params/Conv_3",
+        "params/Conv_5",
+    ]
+    assert len(stream.readings) == 2
+    assert graph["params/Conv_2"] is stream
+
+
+def test_a_concatenation_brings_offsets_and_a_flatten_repeats():
+    *_, graph = graph_of("densely_connected")
+    spaces = [graph[f"params/Conv_{i}"] for i in range(3)]
+    last = [space.consumers[-1] for space in spaces]
+    assert {consumer.layer for consumer in last} == {"params/Dense_0"}
+    assert [consumer.offset for consumer in last] == [0, 4, 7]
+    assert [consumer.repeats for consumer in last] == [100, 100, 100]
+    assert [space.size for space in spaces] == [4, 3, 5]
+
+
+def test_a_depthwise_convolution_lives_and_dies_with_its_inputs():
+    *_, graph = graph_of("separable")
+    space = graph["params/Conv_0"]
+    assert space.layers == ("params/Conv_0", "params/Conv_1") and space.size == 6
+    depthwise = next(p for p in space.producers if p.leaf == "params/Conv_1/kernel")
+    np.testing.assert_array_equal(depthwise.units.ravel(), np.repeat(np.arange(6), 2))
+    assert space.consumers[0].repeats == 2
+
+
+def test_a_grouped_convolution_reads_each_input_in_its_group_alone():
+    *_, graph = graph_of("separable")
+    (consumer,) = graph["params/Conv_2"].consumers
+    found = consumer.slice.units[0, 0]
+    expected = np.arange(4)[:, None] + 4 * (np.arange(6) // 3)[None]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_squeeze_and_excitation_joins_the_gates_to_the_channels():
+    *_, graph = graph_of("excited")
+    assert graph["params/Conv_0"].layers == ("params/Conv_0", "params/Dense_0")
+
+
+def test_a_leaf_before_a_layer_norm_is_not_masked_and_one_after_it_is():
+    *_, graph = graph_of("layer_normed")
+    masked = {p.leaf: p.masked for p in graph["params/Dense_0"].producers}
+    assert masked == {
+        "params/Dense_0/kernel": False,
+        "params/Dense_0/bias": False,
+        "params/LayerNorm_0/scale": True,
+        "params/LayerNorm_0/bias": True,
+    }
+
+
+def test_roles_of_a_batch_norm():
+    *_, graph = graph_of("residual")
+    roles = {p.leaf.split("/", 1)[1]: p.role for p in graph["params/Conv_1"].producers}
+    assert roles == {
+        "Conv_1/kernel": "kernel",
+        "BatchNorm_0/scale": "scale",
+        "BatchNorm_0/bias": "bias",
+        "BatchNorm_0/mean": "mean",
+        "BatchNorm_0/var": "variance",
+    }
+
+
+def test_activations_are_read_before_pooling():
+    apply_fn, variables, inputs, graph = graph_of("chain")
+    arrays = readings_of(apply_fn, variables, inputs, graph)
+    shapes = [arrays[graph[f"params/Conv_{i}"].readings[0].value].shape for i in range(2)]
+    assert shapes == [(3, 8, 8, 6), (3, 2, 2, 5)]
+
+
+def test_inputs_and_outputs_may_not_be_pruned():
+    *_, graph = graph_of("chain")
+    assert graph.spaces[0].reason == "they are the network's inputs"
+    assert graph["params/Dense_1"].reason == "they are the network's outputs"
+
+
+@pytest.mark.parametrize("name", ["attention", "residual", "separable"])
+def test_the_graph_is_the_same_every_time(name):
+    trace = tracing.trace(*EVERY[name]())
+    first, second = units.graph(trace), units.graph(trace)
+    assert str(first) == str(second)
+
+
+def unknown(kind):
+    variables = {"a": draw(0, 4, 6), "b": draw(1, 6, 6), "o": draw(2, 6, CLASSES)}
+
+    def apply_fn(v, x):
+        h = jnp.tanh(x @ v["a"])
+        if kind == "sort":
+            h = jnp.sort(h, axis=-1)
+        elif kind == "cumsum":
+            h = jnp.cumsum(h, axis=-1)
+        elif kind == "scan":
+            h, _ = jax.lax.scan(lambda h, _: (jnp.tanh(h @ v["b"]), None), h, None, length=2)
+        elif kind == "dot_general":
+            h = jnp.einsum("ni,nij->nj", h, h[:, :, None] * jnp.ones((1, 6, 6)))
+        elif kind == "raw input":
+            h = h + x[:, jnp.array([0, 1, 2, 3, 0, 1])]
+        return h @ v["o"]
+
+    return apply_fn, variables, draw(3, 5, 4)
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        ("sort", "sort is not understood"),
+        ("cumsum", "cumsum is not understood"),
+        ("scan", "scan is not understood"),
+        ("dot_general", "dot_general multiplies them with data"),
+        ("raw input", "add makes them something else than zero"),
+    ],
+)
+def test_what_is_not_understood_is_named_and_not_prunable(kind, reason):
+    graph = units.graph(tracing.trace(*unknown(kind)))
+    assert reason in graph["a"].reason
+    assert not graph["a"].prunable
+
+
+def test_an_unknown_layer_is_refused_with_the_nearest():
+    *_, graph = graph_of("residual")
+    with pytest.raises(ValueError, match="did you mean 'params/Conv_1'"):
+        graph["params/Conv1"]
+
+
+def test_shapes_are_enough():
+    apply_fn, variables, inputs = UNIT_NETWORKS["residual"]()
+    shapes = jax.eval_shape(lambda: (variables, inputs))
+    found = units.graph(tracing.trace(apply_fn, *shapes))
+    assert str(found) == str(units.graph(tracing.trace(apply_fn, variables, inputs)))
+
+
+def test_units_permuted_in_the_leaves_are_permuted_in_the_network():
+    """The slices of a unit, exchanged with those of another everywhere, change nothing."""
+    apply_fn, variables, inputs, graph = graph_of("residual")
+    order = {
+        space.name: np.random.default_rng(1).permutation(space.size) for space in graph.prunable
+    }
+    leaves = {name: np.asarray(leaf) for name, leaf in trees.named_leaves(variables).items()}
+    for space in graph.prunable:
+        for slices in (*space.producers, *(consumer.slice for consumer in space.consumers)):
+            (axis,) = [i for i, n in enumerate(slices.units.shape) if n > 1]
+            leaves[slices.leaf] = np.take(leaves[slices.leaf], order[space.name], axis)
+    permuted = jax.tree_util.tree_map_with_path(
+        lambda path, _: leaves[trees.path_name(path)], variables
+    )
+    np.testing.assert_allclose(
+        apply_fn(permuted, inputs), apply_fn(variables, inputs), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_masks_of_the_graph_fit_the_variables():
+    _, variables, _, graph = graph_of("separable")
+    gone = some_removed(graph)["params/Conv_0"]
+    found = units.parameter_masks(graph, variables, {"params/Conv_0": gone})
+    masked = trees.named_leaves(masks.apply(variables, found))
+    assert not np.asarray(masked["params/Conv_0/kernel"])[..., ~np.asarray(gone)].any()

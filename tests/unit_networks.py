@@ -1,0 +1,199 @@
+"""Small networks whose units meet in different ways, as (apply_fn, variables, inputs)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from networks import CLASSES, draw
+
+
+def _linen(module, *shape):
+    inputs = draw(1, *shape)
+    variables = module.init(jax.random.key(0), inputs)
+    numbers = iter(range(2, 10_000))
+
+    def moments(path, leaf):
+        noise = draw(next(numbers), *leaf.shape)
+        return jnp.exp(0.3 * noise) if "var" in str(path) else leaf + 0.3 * noise
+
+    return module.apply, jax.tree_util.tree_map_with_path(moments, variables), inputs
+
+
+def _norm(**fields):
+    return nn.BatchNorm(use_running_average=True, **fields)
+
+
+class Chain(nn.Module):
+    """Convolutions with both ways of max pooling, average pooling, and a flatten."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.max_pool(nn.silu(nn.Conv(6, (3, 3), padding="VALID")(x)), (2, 2), (2, 2))
+        x = nn.silu(nn.Conv(5, (3, 3), strides=2)(x))
+        x = nn.avg_pool(x, (2, 2), (1, 1))
+        x = nn.tanh(nn.Dense(7)(x.reshape(len(x), -1)))
+        return nn.Dense(CLASSES)(x)
+
+
+class NormAfterPool(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.avg_pool(nn.silu(nn.Conv(6, (3, 3), padding="VALID")(x)), (2, 2), (2, 2))
+        x = _norm()(x)
+        return nn.Dense(CLASSES)(nn.silu(nn.Conv(5, (3, 3))(x)).mean((1, 2)))
+
+
+class Residual(nn.Module):
+    """A stream that a convolution opens and two blocks add to, the second with a projection."""
+
+    preactivation: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(6, (3, 3), use_bias=False)(x)
+        for width in (6, 8):
+            h = nn.silu(_norm()(x)) if self.preactivation else x
+            h = nn.silu(_norm()(nn.Conv(5, (3, 3), use_bias=False)(h)))
+            h = nn.Conv(width, (3, 3))(h)
+            x = x if width == x.shape[-1] else nn.Conv(width, (1, 1))(x)
+            x = x + h if self.preactivation else nn.silu(_norm()(x + h))
+        x = nn.silu(_norm()(x)) if self.preactivation else x
+        return nn.Dense(CLASSES)(x.mean((1, 2)))
+
+
+class PaddedShortcut(nn.Module):
+    """A stream whose narrower part is padded with zeros."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.silu(nn.Conv(4, (3, 3))(x))
+        h = nn.Conv(7, (3, 3))(x)
+        x = nn.silu(jnp.pad(x, [(0, 0)] * 3 + [(2, 1)]) + h)
+        return nn.Dense(CLASSES)(x.mean((1, 2)))
+
+
+class DenselyConnected(nn.Module):
+    """Concatenations, normalised after they are made."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(4, (3, 3))(x)
+        for width in (3, 5):
+            h = nn.Conv(width, (3, 3))(nn.silu(_norm()(x)))
+            x = jnp.concatenate([x, h], axis=-1)
+        x = nn.silu(_norm()(x))
+        return nn.Dense(CLASSES)(x.reshape(len(x), -1))
+
+
+class Separable(nn.Module):
+    """Depthwise, grouped and pointwise convolutions."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.silu(_norm()(nn.Conv(6, (3, 3), use_bias=False)(x)))
+        x = nn.silu(_norm()(nn.Conv(12, (3, 3), feature_group_count=6, use_bias=False)(x)))
+        x = nn.silu(nn.Conv(8, (1, 1))(x))
+        x = nn.silu(nn.Conv(6, (3, 3), feature_group_count=2, kernel_dilation=2)(x))
+        return nn.Dense(CLASSES)(x.mean((1, 2)))
+
+
+class Shuffled(nn.Module):
+    """Channels shuffled between grouped convolutions, then split in two."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.silu(nn.Conv(6, (3, 3))(x))
+        shape = x.shape
+        x = x.reshape(*shape[:3], 2, 3).swapaxes(3, 4).reshape(shape)
+        x = nn.silu(nn.Conv(8, (3, 3), feature_group_count=2)(x))
+        a, b = jnp.split(x, 2, axis=-1)
+        return nn.Dense(CLASSES)(jnp.concatenate([a.mean((1, 2)), nn.Dense(3)(b).max((1, 2))], 1))
+
+
+class Excited(nn.Module):
+    """Squeeze and excitation: channels scaled by a function of all their means."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.silu(nn.Conv(6, (3, 3))(x))
+        gate = nn.sigmoid(nn.Dense(6)(nn.tanh(nn.Dense(3)(x.mean((1, 2))))))
+        x = x * gate[:, None, None, :]
+        return nn.Dense(CLASSES)(nn.silu(nn.Conv(5, (3, 3))(x)).mean((1, 2)))
+
+
+class LayerNormed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.gelu(nn.LayerNorm()(nn.Dense(7)(x)))
+        x = nn.tanh(nn.LayerNorm()(nn.Dense(6)(x)))
+        return nn.Dense(CLASSES)(x)
+
+
+class GroupNormed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.silu(nn.GroupNorm(num_groups=2)(nn.Conv(6, (3, 3))(x)))
+        x = nn.silu(nn.Conv(5, (3, 3))(x))
+        return nn.Dense(CLASSES)(x.mean((1, 2)))
+
+
+class NotZeroAtZero(nn.Module):
+    """Functions that send zero to something else."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.sigmoid(nn.Dense(7)(x))
+        x = nn.softplus(nn.Dense(6)(x))
+        x = jnp.cos(nn.Dense(5)(x)) + 1.0
+        return nn.Dense(CLASSES)(x)
+
+
+class Parametric(nn.Module):
+    """Leaky functions with slopes of their own, and a scale."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(7)(x)
+        x = jnp.where(x > 0, x, self.param("slope", nn.initializers.normal(), (7,)) * x)
+        x = nn.leaky_relu(nn.Dense(6)(x))
+        x = x * self.param("scale", nn.initializers.normal(), (6,))
+        return nn.Dense(CLASSES)(nn.Dropout(0.5, deterministic=True)(x))
+
+
+class GatedUnits(nn.Module):
+    """One layer's units are values, and the gates of other ones."""
+
+    @nn.compact
+    def __call__(self, x):
+        value, gate = jnp.split(nn.Dense(10)(x), 2, axis=-1)
+        return nn.Dense(CLASSES)(value * nn.sigmoid(gate))
+
+
+class Attention(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(8)(x)
+        x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x))
+        h = nn.gelu(nn.Dense(9)(nn.LayerNorm()(x)))
+        return nn.Dense(CLASSES)(nn.LayerNorm()(x + nn.Dense(8)(h)).mean(1))
+
+
+IMAGES = (3, 10, 10, 2)
+ROWS = (5, 4)
+
+UNIT_NETWORKS = {
+    "chain": lambda: _linen(Chain(), *IMAGES),
+    "norm_after_pool": lambda: _linen(NormAfterPool(), *IMAGES),
+    "residual": lambda: _linen(Residual(), *IMAGES),
+    "preactivation": lambda: _linen(Residual(preactivation=True), *IMAGES),
+    "padded_shortcut": lambda: _linen(PaddedShortcut(), *IMAGES),
+    "densely_connected": lambda: _linen(DenselyConnected(), *IMAGES),
+    "separable": lambda: _linen(Separable(), *IMAGES),
+    "shuffled": lambda: _linen(Shuffled(), *IMAGES),
+    "excited": lambda: _linen(Excited(), *IMAGES),
+    "layer_normed": lambda: _linen(LayerNormed(), *ROWS),
+    "group_normed": lambda: _linen(GroupNormed(), *IMAGES),
+    "not_zero_at_zero": lambda: _linen(NotZeroAtZero(), *ROWS),
+    "parametric": lambda: _linen(Parametric(), *ROWS),
+    "gated_units": lambda: _linen(GatedUnits(), *ROWS),
+    "attention": lambda: _linen(Attention(), 3, 5, 4),
+}
