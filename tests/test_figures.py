@@ -3,12 +3,13 @@
 import io
 import itertools
 
+import narrow_networks
 import numpy as np
 import pytest
 from loss_modelling_rows import ERROR_GAPS, LOSS_GAPS, run, workload
 from matplotlib.figure import Figure
 
-from pruning_jax import figures, measurements
+from pruning_jax import figures, measurements, units
 from pruning_jax.studies.loss_modelling.published import PUBLISHED
 from pruning_jax.studies.loss_modelling.units import select
 
@@ -178,3 +179,56 @@ def test_gaps_of_many_sizes_have_a_logarithmic_axis(work, rows, most, scale):
         figure = drawn(work, changed)[f"{kind}_{work.name}"]
         assert {ax.get_yscale() for ax in figure.axes} == {scale}
         assert rendered(figure)
+
+
+STREAM = [
+    ("inputs", "inputs", 3, "stem", False),
+    ("stem", "stem", 1600, "first", True),
+    ("stem", "stem", 1600, "head", True),
+    ("first", "first", 8, "second", True),
+    ("second", "stem", 1600, "head", True),
+    ("head", "head", 10, "outputs", False),
+]
+
+
+def test_the_unit_graph_has_a_box_a_layer_and_a_size_a_space():
+    figure = figures.unit_graph(STREAM)
+    (ax,) = figure.axes
+    texts = {text.get_text(): text for text in ax.texts if text.get_text()}
+    layers = ["inputs", "stem", "first", "second", "head", "outputs"]
+    assert sorted(texts) == sorted([*layers, "3", "8", "10", "1,600"])
+    heights = [texts[layer].get_position()[1] for layer in layers]
+    assert heights == sorted(heights, reverse=True) and len(ax.patches) == len(layers)
+    grey = texts["3"].get_color()
+    assert texts["10"].get_color() == grey
+    assert grey not in (texts["8"].get_color(), texts["1,600"].get_color())
+    makers = [y for line in ax.lines if line.get_marker() == "o" for y in line.get_ydata()]
+    assert len(makers) == 2, "stem and second add to the stream"
+    arrows = [text.xy for text in ax.texts if not text.get_text()]
+    assert sum(x == 0 for x, _ in arrows) == 3 and sum(x > 0 for x, _ in arrows) == 2
+    assert rendered(figure) == rendered(figures.unit_graph(STREAM))
+
+
+def test_spaces_side_by_side_do_not_run_over_each_other():
+    edges = [(a, a, 4, c, True) for a, c in [("a", "c"), ("b", "d"), ("c", "e"), ("d", "e")]]
+    (ax,) = figures.unit_graph([("a", "x", 4, "b", True), *edges]).axes
+    lanes = [lines for lines in ax.collections if len({x for x, _ in lines.get_segments()[0]}) == 1]
+    spans = [(c.get_segments()[0][0, 0], sorted(c.get_segments()[0][:, 1])) for c in lanes]
+    for i, (x, (low, high)) in enumerate(spans):
+        for other_x, (other_low, other_high) in spans[:i]:
+            assert x != other_x or high < other_low or other_high < low
+
+
+def test_the_unit_graph_of_a_real_network_and_of_none():
+    graph = narrow_networks.graph("residual")
+    assert units.edges(graph) == [
+        ("inputs", "inputs", 3, "params/Conv_0", False),
+        ("params/Conv_0", "params/Conv_0", 6, "params/Conv_1", True),
+        ("params/Conv_0", "params/Conv_0", 6, "params/Dense_0", True),
+        ("params/Conv_2", "params/Conv_0", 6, "params/Dense_0", True),
+        ("params/Conv_1", "params/Conv_1", 5, "params/Conv_2", True),
+        ("params/Dense_0", "params/Dense_0", 4, "outputs", False),
+    ]
+    assert rendered(figures.unit_graph(units.edges(graph)))
+    with pytest.raises(ValueError, match="no edges"):
+        figures.unit_graph([])

@@ -1,0 +1,28 @@
+"""Results -> matplotlib figures. A figure draws what rows there are, and leaves out the rest.
+
+A row is a line of ``results.jsonl``; a figure is a `matplotlib.figure.Figure`, bound to no display.
+"""
+
+from pruning_jax.figures.comparison import accuracy_by_sparsity
+from pruning_jax.figures.loss_modelling import (
+    Spreads,
+    early_stopping,
+    fine_tuning,
+    loss_modelling,
+    stages,
+    step_penalty,
+)
+from pruning_jax.figures.mean_replacement import mean_replacement
+from pruning_jax.figures.unit_graph import unit_graph
+
+__all__ = [
+    "Spreads",
+    "accuracy_by_sparsity",
+    "early_stopping",
+    "fine_tuning",
+    "loss_modelling",
+    "mean_replacement",
+    "stages",
+    "step_penalty",
+    "unit_graph",
+]
