@@ -1,6 +1,13 @@
-"""Gradients and curvature of the mean loss: what is estimated from data."""
+"""Gradients and curvature of the mean loss, and statistics of units: what is estimated from data."""
 
 from pruning_jax.curvature.derivatives import gradient, hessian_vector_product
 from pruning_jax.curvature.ggn import ggn_diagonal
+from pruning_jax.curvature.unit_statistics import UnitStatistics, unit_statistics
 
-__all__ = ["ggn_diagonal", "gradient", "hessian_vector_product"]
+__all__ = [
+    "UnitStatistics",
+    "ggn_diagonal",
+    "gradient",
+    "hessian_vector_product",
+    "unit_statistics",
+]
