@@ -14,7 +14,7 @@ GROUPS = (
     {"losses", "recipes", "replicates"},
     {"tracing", "units", "data", "selection", "masks", "schedules"},
     {"curvature", "criteria", "replacement", "models"},
-    {"pruning", "training", "evaluation"},
+    {"pruning", "training", "evaluation", "penalties"},
     {"retraining", "analysis"},
     {"studies"},
     {"launch"},
@@ -25,7 +25,7 @@ STUDIES = len(GROUPS) - 2
 ONLY_IN = {
     "flax": "pruning_jax/models",
     "orbax": "pruning_jax/checkpointing",
-    "matplotlib": "pruning_jax/figures.py",
+    "matplotlib": "pruning_jax/figures",
 }
 MODULE_LINES = 260
 BODY_LINES = 50
