@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from pruning_jax import data, losses, models, recipes, replicates, training, trees
+from pruning_jax.training import steps
 from pruning_jax.types import Batch
 
 CLASSES = 3
@@ -110,6 +111,97 @@ def test_resumed_training_gives_the_same_bits():
     )
 
 
+class Pauses:
+    """A pause that keeps copies of the parameters it was called with, by step."""
+
+    def __init__(self, every):
+        self.kept = {}
+        self.pause = training.Pause(every, self)
+
+    def __call__(self, step, state):
+        assert int(state.step[0]) == step
+        self.kept[step] = jax.tree.map(lambda leaf: np.array(leaf[0]), state.params)
+
+
+def small_conv(**fields):
+    module = models.build("small_conv", CLASSES, padding="SAME", widths=(3, 4, 5, 6, 7))
+    return module, task_of(module, learning_rate=0.01, **fields), toy(5, 40, (8, 8, 1))
+
+
+def networks():
+    return pytest.mark.parametrize(
+        "network", [lambda **f: (MLP, task_of(MLP, **f), toy(3)), small_conv], ids=["mlp", "conv"]
+    )
+
+
+@networks()
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 7, 100])
+def test_pauses_come_every_so_many_steps_and_change_no_bit(network, every):
+    module, task, batch = network(epochs=4)
+    plain, paused = Pauses(1), Pauses(every)
+    last(task, begin(task, module, batch), batch, batch, pause=plain.pause)
+    ended = last(task, begin(task, module, batch), batch, batch, pause=paused.pause)
+    assert list(paused.kept) == list(range(every, 21, every))
+    for step, params in paused.kept.items():
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+            params,
+            plain.kept[step],
+        )
+    untouched = last(task, begin(task, module, batch), batch, batch)
+    assert_same(ended.state.params, untouched.state.params)
+    assert int(ended.best_epoch) == int(untouched.best_epoch)
+
+
+@networks()
+def test_a_run_resumed_between_pauses_gives_the_same_bits_at_each(network):
+    module, task, batch = network(epochs=5)
+    whole, parts = Pauses(3), Pauses(3)
+    last(task, begin(task, module, batch), batch, batch, pause=whole.pause)
+    stacked = replicates.stack([batch])
+    runs = training.fit(
+        replicates.stack([begin(task, module, batch)]),
+        stacked,
+        stacked,
+        task=task,
+        pause=parts.pause,
+    )
+    for epoch, progress, _ in runs:
+        if epoch == 2:
+            stopped = replicates.unstack(jax.tree.map(jnp.array, progress))[0]
+            break
+    last(task, stopped, batch, batch, from_epoch=2, pause=parts.pause)
+    assert list(parts.kept) == list(whole.kept)
+    assert_same(parts.kept, whole.kept)
+
+
+@networks()
+def test_steps_alone_are_the_first_steps_of_a_run(network):
+    module, task, batch = network(epochs=3)
+    run, alone = Pauses(4), Pauses(4)
+    last(task, begin(task, module, batch), batch, batch, pause=run.pause)
+    start, data_of = (replicates.stack([x]) for x in (begin(task, module, batch).state, batch))
+    ended = training.take_steps(start, data_of, 13, task=task, pause=alone.pause)
+    assert int(ended.step[0]) == 13 and list(alone.kept) == [4, 8, 12]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        alone.kept,
+        {step: run.kept[step] for step in alone.kept},
+    )
+
+
+def test_steps_under_masks_leave_the_masked_at_zero():
+    batch, task = toy(2), task_of(MLP)
+    state = begin(task, MLP, batch).state
+    kept = jax.tree.map(
+        lambda leaf: jnp.arange(leaf.size).reshape(leaf.shape) % 2 > 0, state.params
+    )
+    start = begin(task, MLP, batch, kept=kept).state
+    ended = training.take_steps(*map(lambda x: replicates.stack([x]), (start, batch)), 7, task=task)
+    for leaf, mask in zip(*map(jax.tree.leaves, (ended.params, kept)), strict=True):
+        assert not np.any(np.asarray(leaf[0])[~np.asarray(mask)])
+
+
 def test_replicates_together_agree_with_replicates_in_turn():
     task = task_of(MLP)
     batches = [toy(seed) for seed in range(3)]
@@ -136,7 +228,7 @@ def test_dispatched_and_scanned_epochs_agree(monkeypatch):
     module = models.build("small_conv", CLASSES, padding="SAME", batch_norm=True)
     batch, task = toy(5, 16, (8, 8, 1)), task_of(module, epochs=1, learning_rate=0.01)
     dispatched = last(task, begin(task, module, batch), batch, batch).state
-    monkeypatch.setattr(training, "_scans", lambda *_: True)
+    monkeypatch.setattr(steps, "scans", lambda *_: True)
     scanned = last(task, begin(task, module, batch), batch, batch).state
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
@@ -153,9 +245,9 @@ def test_convolutions_are_not_scanned_on_cpu():
         batch, task = toy(6, 8, shape), task_of(module)
         progress = replicates.stack([begin(task, module, batch)])
         train = replicates.stack([batch])
-        programs = training._programs(task, 8, 1)
+        programs = steps.programs_of(task, 8, 1)
         order = programs.order(progress.state.key, jnp.zeros(1, jnp.int32))
-        seen[type(module).__name__] = training._scans(programs, progress.state, train, order)
+        seen[type(module).__name__] = steps.scans(programs, progress.state, train, order)
     assert list(seen.values()) == [True, False]
 
 
@@ -181,6 +273,17 @@ def test_a_non_finite_loss_stops_at_its_step():
     poisoned = batch._replace(inputs=batch.inputs.at[0].set(jnp.nan))
     with pytest.raises(FloatingPointError, match=r"nan at step [0-4] .*learning rate"):
         last(task, begin(task, MLP, batch), poisoned, batch)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_non_finite_loss_between_pauses_names_its_step(every):
+    batch, task = toy(7), task_of(MLP, epochs=4)
+    batch = batch._replace(inputs=batch.inputs.at[5].set(jnp.nan))
+    progress = begin(task, MLP, batch)
+    order = data.batch_order(jax.random.fold_in(progress.state.key, 0), 40, 8)
+    at = int(np.argwhere(np.asarray(order) == 5)[0, 0])
+    with pytest.raises(FloatingPointError, match=rf"at step {at} \(epoch 1"):
+        last(task, progress, batch, batch, pause=Pauses(every).pause)
 
 
 def test_the_best_epoch_is_the_first_of_the_most_accurate():
