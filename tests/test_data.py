@@ -146,6 +146,17 @@ def test_check_batch_accepts_what_is_right():
     data.check_batch(Batch(jnp.ones((3, 2), jnp.bfloat16), jnp.array([0, 1, 2])), classes=3)
 
 
+def test_the_enlarged_digits_are_the_digits_eight_times_as_large():
+    small, large = (datasets.read(name) for name in ("digits", "digits_64x64x3"))
+    for few, many in zip(small[:2], large[:2], strict=True):
+        assert many.inputs.shape == (len(few.labels), 64, 64, 3) and many.inputs.dtype == np.uint8
+        np.testing.assert_array_equal(many.labels, few.labels)
+        for row, column, channel in ((0, 0, 0), (7, 7, 1), (3, 4, 2)):
+            np.testing.assert_array_equal(
+                many.inputs[:, row::8, column::8, channel], few.inputs[..., 0]
+            )
+
+
 def test_a_misspelt_name_gets_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'digits'"):
         data.load("digit", seed=0)

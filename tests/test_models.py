@@ -17,6 +17,7 @@ SMALL = {
     "vgg11": ((32, 32, 3), {"widths": (2, 2, 3, 3, 2, 2, 2, 2)}),
     "resnet": ((8, 8, 3), {"depth": 8, "widths": (2, 3, 4)}),
     "preact_resnet18": ((8, 8, 3), {"widths": (2, 3, 4, 5)}),
+    "alexnet": ((63, 63, 1), {"widths": (2, 3, 2, 3, 2, 5, 4)}),
 }
 
 
@@ -69,6 +70,8 @@ def test_every_model_has_a_small_size_here():
         ("resnet", (32, 32, 3), {"depth": 56}, 855_770),
         ("resnet", (32, 32, 3), {"depth": 56, "shortcut": "identity"}, 853_018),
         ("preact_resnet18", (32, 32, 3), {}, 11_171_146),
+        ("alexnet", (224, 224, 3), {"classes": 1000}, 62_378_344),
+        ("alexnet", (64, 64, 3), {}, 21_622_154),
     ],
 )
 def test_parameter_counts_are_the_published_ones(name, shape, fields, count):
@@ -245,3 +248,5 @@ def test_a_network_without_outputs_is_refused():
 def test_images_too_small_for_a_network_are_refused(name, side):
     with pytest.raises(ValueError, match="before a 2x2 pooling; give larger images"):
         models.init(models.build(name, 10), jax.random.key(0), jnp.zeros((1, side, side, 1)))
+    with pytest.raises(ValueError, match="62x63; AlexNet needs 63 pixels a side"):
+        models.init(models.build("alexnet", 10), jax.random.key(0), jnp.zeros((1, 62, 63, 3)))

@@ -46,8 +46,9 @@ def load(
 
     Args:
       name: `digits` (scikit-learn's 1,797 images of 8x8; its test split is every fifth image,
-        the first included), or any image-classification dataset of TensorFlow Datasets that is
-        prepared (its test split is `test`, or `validation` where there is none).
+        the first included), `digits_64x64x3` (the same, enlarged, in colour), or any
+        image-classification dataset of TensorFlow Datasets that is prepared (its test split is
+        `test`, or `validation` where there is none).
       seed: draws the validation split and the subset, 0 or more.
       validation: how many training examples are held out: a count (int) or a fraction (float).
       subset: how many training examples to keep; all by default.

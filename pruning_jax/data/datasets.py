@@ -4,6 +4,7 @@ import difflib
 import functools
 import os
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,15 +33,15 @@ def read(name: str, data_dir: str | None = None) -> Stored:
     """Reads a dataset; the second time in a process it comes from memory.
 
     Args:
-      name: `digits`, or a dataset of TensorFlow Datasets that is prepared.
+      name: a row of `EMBEDDED`, or a dataset of TensorFlow Datasets that is prepared.
       data_dir: where TensorFlow Datasets are; by default `TFDS_DATA_DIR`, or else their default.
 
     Raises:
       ValueError: the name is unknown, or the dataset is not prepared, or it does not classify
         images of one size.
     """
-    if name == "digits":
-        return _digits()
+    if name in EMBEDDED:
+        return EMBEDDED[name]()
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or _DEFAULT_DIR
     return _prepared(name, os.path.abspath(os.path.expanduser(chosen)))
 
@@ -53,6 +54,25 @@ def _digits() -> Stored:
     images, labels = images.reshape(-1, 8, 8, 1).astype(np.uint8), labels.astype(np.int32)
     test = np.arange(len(labels)) % 5 == 0
     return Stored(Batch(images[~test], labels[~test]), Batch(images[test], labels[test]), 10)
+
+
+@functools.lru_cache(maxsize=1)
+def _enlarged_digits() -> Stored:
+    """Digits for networks of large colour images: 8x8 pixels a pixel, three equal channels."""
+
+    def enlarged(batch: Batch) -> Batch:
+        tiles = batch.inputs.repeat(8, axis=1).repeat(8, axis=2)
+        return Batch(tiles.repeat(3, axis=3), batch.labels)
+
+    stored = _digits()
+    return Stored(enlarged(stored.train), enlarged(stored.test), stored.classes)
+
+
+EMBEDDED: dict[str, Callable[[], Stored]] = {
+    "digits": _digits,
+    "digits_64x64x3": _enlarged_digits,
+}
+"""The datasets that need no file and no network."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -78,13 +98,13 @@ def _builder(name: str, data_dir: str) -> Any:
     """The builder of a dataset, with no attempt to reach a network."""
     import tensorflow_datasets as tfds
 
-    known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+    known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
     base = re.split("[:/]", name)[0]
     if base not in known and not os.path.isdir(os.path.join(data_dir, base)):
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"unknown dataset {name!r} (did you mean {nearest!r}?); valid: 'digits', and the names "
-            f"of TensorFlow Datasets"
+            f"unknown dataset {name!r} (did you mean {nearest!r}?); valid: "
+            f"{', '.join(EMBEDDED)}, and the names of TensorFlow Datasets"
         )
     try:
         return tfds.builder(name, data_dir=data_dir)

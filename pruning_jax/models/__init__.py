@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 
 from pruning_jax import choices
+from pruning_jax.models.alexnet import AlexNet
 from pruning_jax.models.layers import ACTIVATIONS, INITIALISATIONS
 from pruning_jax.models.mlp import MLP, LeNet300100
 from pruning_jax.models.resnet import PreActResNet18, ResNet
@@ -35,6 +36,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "vgg11": VGG11,
     "resnet": ResNet,
     "preact_resnet18": PreActResNet18,
+    "alexnet": AlexNet,
 }
 
 TrainFn = Callable[[Params, Array, Array], tuple[Array, dict[str, Any]]]
