@@ -1,35 +1,17 @@
 """What the loss-modelling study decides: claims L1 to L5 of S3, from its rows."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from pruning_jax.analysis.claims import Claim
+from pruning_jax.studies import questions
 from pruning_jax.studies.loss_modelling import findings
-from pruning_jax.studies.loss_modelling.findings import Finding
 from pruning_jax.studies.loss_modelling.gaps import random_cost
 from pruning_jax.studies.loss_modelling.published import ABBREVIATIONS, LABELS, PUBLISHED
 from pruning_jax.studies.phases import Row
+from pruning_jax.studies.questions import Control, Question, qualitative
 from pruning_jax.studies.workloads import Workload
 
 PUBLISHED_STAGES = 140
-LEAST_CONTROL = 2.0
-"""The least accuracy, in pp, that random pruning must cost; below it a setting is saturated."""
-
-
-class Question(NamedTuple):
-    """A claim before it is decided.
-
-    Attributes:
-      statement: what is claimed.
-      source: the place in the paper.
-      published: the workload -> the paper's figures, as text.
-      find: the rows and workload -> the finding.
-    """
-
-    statement: str
-    source: str
-    published: Callable[[Workload], str]
-    find: Callable[[list[Row], Workload], Finding]
 
 
 def decide(rows: Iterable[Row], workload: Workload) -> list[Claim]:
@@ -51,37 +33,9 @@ def decide(rows: Iterable[Row], workload: Workload) -> list[Claim]:
         del asked["L1"]
     if not workload.settings["early_epochs"]:
         del asked["L5"]
+    control = Control(random_cost, f"tuning seeds: {len(workload.settings['tuning_seeds'])}")
     label = LABELS.get(workload.name, workload.name)
-    return [
-        Claim(
-            id=id,
-            statement=question.statement,
-            source=question.source,
-            workload=label,
-            published=question.published(workload),
-            **_found(question, rows, workload)._asdict(),
-        )
-        for id, question in asked.items()
-    ]
-
-
-def _found(question: Question, rows: list[Row], workload: Workload) -> Finding:
-    n = len(workload.seeds)
-    try:
-        cost = random_cost(rows, workload)
-        finding = question.find(rows, workload)
-    except LookupError as error:
-        return Finding("not tested", str(error), 0)
-    except ValueError as error:
-        return Finding("inconclusive", str(error), n)
-    note = (
-        f"{finding.note}; tuning seeds: {len(workload.settings['tuning_seeds'])}; "
-        f"control: random pruning costs {cost:.1f} pp"
-    )
-    if cost < LEAST_CONTROL:
-        note += f", less than {LEAST_CONTROL:g}: saturated"
-        return finding._replace(verdict="inconclusive", note=note)
-    return finding._replace(note=note)
+    return questions.decide(asked, rows, workload, label, control)
 
 
 def _published(figure: str) -> Callable[[Workload], str]:
@@ -99,10 +53,6 @@ def _published(figure: str) -> Callable[[Workload], str]:
     return text
 
 
-def _qualitative(workload: Workload) -> str:
-    return "qualitative"
-
-
 QUESTIONS = {
     "L1": Question(
         f"Loss gap after pruning in {PUBLISHED_STAGES} stages: QM <= LM < OBD < MP",
@@ -113,13 +63,13 @@ QUESTIONS = {
     "L2": Question(
         "More stages leave a smaller loss gap (LM, QM, OBD; no step penalty)",
         "S3, contribution 2",
-        _qualitative,
+        qualitative,
         findings.more_stages,
     ),
     "L3": Question(
         "A step penalty leaves a smaller loss gap (LM, QM, OBD; 1 stage)",
         "S3, contribution 2",
-        _qualitative,
+        qualitative,
         findings.step_penalty,
     ),
     "L4": Question(

@@ -6,12 +6,10 @@ selected on other seeds.
 
 import itertools
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from pruning_jax.analysis import statistics
-from pruning_jax.analysis.claims import LEVEL, paired_order
 from pruning_jax.analysis.statistics import Interval
 from pruning_jax.studies.loss_modelling.gaps import (
     error_gaps,
@@ -23,6 +21,7 @@ from pruning_jax.studies.loss_modelling.gaps import (
 from pruning_jax.studies.loss_modelling.published import ABBREVIATIONS, METHODS, PUBLISHED
 from pruning_jax.studies.loss_modelling.units import EARLY_CRITERIA, select
 from pruning_jax.studies.phases import Row
+from pruning_jax.studies.questions import Finding, ordered, text
 from pruning_jax.studies.workloads import Workload
 
 MODELS = ("linear", "quadratic", "obd")
@@ -41,34 +40,6 @@ NOISE = 3.0
 BOOTSTRAP_SEED = 3
 
 
-class Finding(NamedTuple):
-    """What the numbers of a claim say; the fields are those of `Claim`."""
-
-    verdict: str
-    note: str
-    n: int
-    estimate: float | None = None
-    ci: tuple[float, float] | None = None
-    p_value: float | None = None
-
-
-def _ordered(pairs: dict[str, np.ndarray], allowed: float = 0.0) -> Finding:
-    """The finding on paired differences below zero; the first of them below ``allowed``."""
-    first = next(iter(pairs))
-    order = paired_order(pairs | {first: pairs[first] - allowed})
-    n, label = order.n, order.deciding.label
-    intervals = {name: statistics.mean_interval(values) for name, values in pairs.items()}
-    shown = [
-        f"{test.label}: {_text(intervals[test.label])}, p = {test.p_value:.2g}"
-        for test in order.tests
-    ]
-    note = f"differences in nats, {label} decides: {'; '.join(shown)}"
-    if len(pairs) / 2**n >= LEVEL:
-        note += f"; no {len(pairs)} tests on {n} seeds can reach p < {LEVEL:g}"
-    mean, low, high = intervals[label]
-    return Finding(order.verdict, note, n, mean, (low, high), order.deciding.p_value)
-
-
 def order_of_criteria(rows: list[Row], workload: Workload) -> Finding:
     """L1. QM <= LM asks that QM's gap exceed LM's by less than `EQUAL_GAP`, by both tests."""
     stages = max(workload.settings["stages"])
@@ -78,7 +49,7 @@ def order_of_criteria(rows: list[Row], workload: Workload) -> Finding:
         gaps[criterion] = loss_gaps(rows, workload, "best", criterion, *choice)
     mp, obd, lm, qm = gaps.values()
     pairs = {"QM <= LM": qm - lm, "LM < OBD": lm - obd, "OBD < MP": obd - mp}
-    finding = _ordered(pairs, EQUAL_GAP)
+    finding = ordered(pairs, allowed=EQUAL_GAP)
     if finding.verdict == "holds" and not statistics.non_inferior(lm - qm, EQUAL_GAP):
         finding = finding._replace(verdict="inconclusive")
     means = ", ".join(f"{ABBREVIATIONS[name]} {gap.mean():.2f}" for name, gap in gaps.items())
@@ -94,7 +65,7 @@ def matched(finding: Finding, gaps: dict[str, np.ndarray]) -> Finding:
         mean, low, high = statistics.mean_interval(gaps[criterion])
         if abs(mean - published) <= TOLERANCE:
             continue
-        name = f"{ABBREVIATIONS[criterion]} {_text(Interval(mean, low, high))}"
+        name = f"{ABBREVIATIONS[criterion]} {text(Interval(mean, low, high))}"
         note = f"{finding.note}; {name} is not within {TOLERANCE:g} of {published:g}"
         finding = finding._replace(note=note)
         outside = low > published + TOLERANCE or high < published - TOLERANCE
@@ -116,7 +87,7 @@ def more_stages(rows: list[Row], workload: Workload) -> Finding:
             loss_gaps(rows, workload, "best", criterion, stages, 0.0) for stages in (most, 1)
         )
         pairs[f"{ABBREVIATIONS[criterion]} {most} < 1"] = many - one
-    return _ordered(pairs)
+    return ordered(pairs)
 
 
 def step_penalty(rows: list[Row], workload: Workload) -> Finding:
@@ -131,7 +102,7 @@ def step_penalty(rows: list[Row], workload: Workload) -> Finding:
             loss_gaps(rows, workload, "best", criterion, 1, penalty) for penalty in (best, 0.0)
         )
         pairs[f"{ABBREVIATIONS[criterion]} {best:g} < 0"] = some - none
-    return _ordered(pairs)
+    return ordered(pairs)
 
 
 def spreads(rows: list[Row], workload: Workload) -> Finding:
@@ -185,8 +156,4 @@ def early(rows: list[Row], workload: Workload) -> Finding:
     pairs = {f"QM < OBD at epoch {epoch}": value for epoch, value in differences.items()}
     for early, late in itertools.pairwise(differences):
         pairs[f"more so at {early} than {late}"] = differences[early] - differences[late]
-    return _ordered(pairs)
-
-
-def _text(interval: Interval) -> str:
-    return "{:.3g} [{:.3g}, {:.3g}]".format(*interval)
+    return ordered(pairs)

@@ -5,9 +5,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from pruning_jax import measurements
-from pruning_jax.analysis.claims import Claim
 from pruning_jax.measurements import Row, where
 from pruning_jax.studies.loss_modelling.published import ABBREVIATIONS, LABELS, METHODS, PUBLISHED
+from pruning_jax.studies.questions import verdicts
+
+__all__ = ["beside_published", "verdicts"]
 
 HEADER = (
     "network",
@@ -49,23 +51,6 @@ def beside_published(rows: Iterable[Row], tuning_seeds: Mapping[str, Collection[
             )
             lines.append(cells)
     return _markdown(HEADER, lines)
-
-
-def verdicts(claims: Iterable[Claim]) -> str:
-    """Every claim in a paragraph: its verdict, our figure, and what decided it."""
-    paragraphs = []
-    for claim in claims:
-        figure = "" if claim.estimate is None else f" Ours: {claim.estimate:.3g}"
-        if claim.ci is not None:
-            figure += " [{:.3g}, {:.3g}]".format(*claim.ci)
-        if claim.p_value is not None:
-            figure += f", p = {claim.p_value:.2g}"
-        paragraphs.append(
-            f"**{claim.id}, {claim.workload}: {claim.verdict}** ({claim.n} seeds). "
-            f"{claim.statement}. Published: {claim.published}.{figure and figure + '.'}\n\n"
-            f"> {claim.note}"
-        )
-    return "\n\n".join(paragraphs)
 
 
 def _loss_gaps(
