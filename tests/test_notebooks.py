@@ -11,7 +11,10 @@ pytest.importorskip("ipykernel", reason="ipykernel is not installed: extra 'test
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-RESULTS = {"loss_modelling": NOTEBOOKS / "results" / "loss_modelling" / "results.jsonl"}
+RESULTS = {
+    name: NOTEBOOKS / "results" / name / "results.jsonl"
+    for name in ("loss_modelling", "mean_replacement")
+}
 """Notebook -> what it reads."""
 SECONDS_A_CELL = 300
 
@@ -67,8 +70,8 @@ def committed():
     return sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 
 
-def test_both_notebooks_are_there():
-    assert {"loss_modelling", "quickstart"} <= set(committed())
+def test_the_notebooks_are_there():
+    assert {"loss_modelling", "mean_replacement", "quickstart"} <= set(committed())
 
 
 @pytest.mark.parametrize("name", committed())
@@ -103,3 +106,14 @@ def test_the_loss_modelling_notebook_shows_every_verdict_and_figure(executed):
         assert f"{claim['id']}, {claim['workload']}: {claim['verdict']}" in printed
     tuning = {name: values["tuning_seeds"] for name, values in run.config["workloads"].items()}
     assert len(images(notebook)) == len(figures.loss_modelling(run.results, tuning_seeds=tuning))
+
+
+def test_the_mean_replacement_notebook_shows_every_verdict_and_figure(executed):
+    from pruning_jax import figures, results
+
+    notebook = executed("mean_replacement")
+    run = results.read(RESULTS["mean_replacement"].parent)
+    printed = texts(notebook)
+    for claim in run.claims:
+        assert f"{claim['id']}, {claim['workload']}: {claim['verdict']}" in printed
+    assert len(images(notebook)) == len(figures.mean_replacement(run.results))

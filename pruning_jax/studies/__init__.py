@@ -3,11 +3,12 @@
 from types import ModuleType
 
 from pruning_jax import choices
-from pruning_jax.studies import comparison, loss_modelling
+from pruning_jax.studies import comparison, loss_modelling, mean_replacement
 
 STUDIES: dict[str, ModuleType] = {
     "comparison": comparison,
     "loss_modelling": loss_modelling,
+    "mean_replacement": mean_replacement,
 }
 """A study is a module with ``build(config) -> plan``, which checks and computes nothing, and
 ``run(plan, session)``."""

@@ -121,6 +121,7 @@ def train_units(
     starts: list[training.Progress],
     datasets: list[data.Dataset],
     on_epoch: Callable[[int, training.Progress], None] = lambda epoch, progress: None,
+    pause: training.Pause | None = None,
 ) -> list[training.Progress]:
     """Trains a group of replicates to the end, from its last checkpoint if there is one."""
     run = session.run
@@ -136,7 +137,7 @@ def train_units(
         )
     )
     last_saved = time.monotonic()
-    epochs = training.fit(progress, train, validation, task=task, from_epoch=done)
+    epochs = training.fit(progress, train, validation, task=task, from_epoch=done, pause=pause)
     for epoch, progress, record in epochs:
         for replicate, unit in enumerate(units):
             run.log(

@@ -1,6 +1,6 @@
 """The first phase of a study: dense networks, trained."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -27,14 +27,35 @@ class Dense(NamedTuple):
     dataset: data.Dataset
 
 
-def unit_of(workload: Workload, seed: int, epoch: int | str = "best") -> Row:
-    """The dense network of a seed: at its best validation accuracy, or after an epoch."""
+class Visit(NamedTuple):
+    """What is done with every network in the middle of epochs.
+
+    Attributes:
+      every: steps between visits.
+      call: what is called with the seed, the steps taken, and the variables, which the next step
+        consumes.
+    """
+
+    every: int
+    call: Callable[[int, int, Params], None]
+
+
+def unit_of(
+    workload: Workload, seed: int, epoch: int | str = "best", step: int | None = None
+) -> Row:
+    """The dense network of a seed: at its best validation accuracy, or after an epoch or a step."""
     unit = {"phase": "pretrained", "workload": workload.name, "seed": seed}
+    if step is not None:
+        return unit | {"step": step}
     return unit if epoch == "best" else unit | {"epoch": epoch}
 
 
 def pretrain(
-    session: Session, workload: Workload, seeds: Iterable[int], snapshots: tuple[int, ...] = ()
+    session: Session,
+    workload: Workload,
+    seeds: Iterable[int],
+    snapshots: tuple[int, ...] = (),
+    visit: Visit | None = None,
 ) -> None:
     """Trains dense networks and keeps each at its best validation accuracy.
 
@@ -43,6 +64,7 @@ def pretrain(
       workload: what.
       seeds: one a replicate.
       snapshots: epochs after which the network is kept as well.
+      visit: what is done with the networks in the middle of epochs.
     """
     units = [unit_of(workload, seed) for seed in seeds]
     for group in replicates.groups(pending(session.run, units, kept=units)):
@@ -62,12 +84,27 @@ def pretrain(
                 for unit, one in zip(group, replicates.unstack(progress), strict=True):
                     save(session.run, unit | {"epoch": epoch}, one.state.variables)
 
-        ended = train_units(session, workload.pretraining, group, starts, datasets, snapshot)
+        pause = None if visit is None else training.Pause(visit.every, _visiting(visit, group))
+        ended = train_units(session, workload.pretraining, group, starts, datasets, snapshot, pause)
         finish(session.run, workload, group, ended, datasets, [{} for _ in group])
 
 
-def load_dense(session: Session, workload: Workload, seed: int, epoch: int | str = "best") -> Dense:
+def _visiting(visit: Visit, group: list[Row]) -> Callable[[int, training.TrainState], None]:
+    def call(step: int, state: training.TrainState) -> None:
+        for unit, one in zip(group, replicates.unstack(state), strict=True):
+            visit.call(unit["seed"], step, one.variables)
+
+    return call
+
+
+def load_dense(
+    session: Session,
+    workload: Workload,
+    seed: int,
+    epoch: int | str = "best",
+    step: int | None = None,
+) -> Dense:
     """A kept dense network and its data."""
-    folder = folder_name(unit_of(workload, seed, epoch))
+    folder = folder_name(unit_of(workload, seed, epoch, step))
     found = checkpointing.load(session.run.checkpoints / folder)
     return Dense(jax.tree.map(jnp.asarray, found), workload.load(seed))

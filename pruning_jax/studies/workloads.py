@@ -49,6 +49,7 @@ class Workload(NamedTuple):
       kernels: the names of the prunable leaves.
       prunable: how many weights they hold.
       examples: of a training split.
+      trace: of the model in evaluation mode.
       settings: the config's other values, a study's own.
     """
 
@@ -61,6 +62,7 @@ class Workload(NamedTuple):
     kernels: tuple[str, ...]
     prunable: int
     examples: int
+    trace: tracing.Trace
     settings: Mapping[str, Any]
 
     def load(self, seed: int) -> data.Dataset:
@@ -97,7 +99,7 @@ def build(name: str, config: Mapping[str, Any]) -> Workload:
     train_fn, apply_fn = models.train_fn(module), models.apply_fn(module)
     inputs = loaded.train.inputs[:2]
     variables = jax.eval_shape(lambda: models.init(module, jax.random.key(0), inputs))
-    kernels = tracing.trace(apply_fn, variables, inputs).kernels
+    trace = tracing.trace(apply_fn, variables, inputs)
     return Workload(
         name,
         dataset,
@@ -105,9 +107,10 @@ def build(name: str, config: Mapping[str, Any]) -> Workload:
         training.Task(train_fn, apply_fn, recipe),
         training.Task(train_fn, apply_fn, again),
         seeds,
-        kernels,
-        trees.size(trees.select(variables, kernels)),
+        trace.kernels,
+        trees.size(trees.select(variables, trace.kernels)),
         len(loaded.train.labels),
+        trace,
         {key: value for key, value in config.items() if key not in FIELDS},
     )
 

@@ -1,0 +1,178 @@
+"""What the mean-replacement study (S4) asks for: steps, layer sets, fractions, unit masks."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from pruning_jax import choices, criteria, units
+from pruning_jax.studies.phases import Row
+from pruning_jax.studies.workloads import Workload
+from pruning_jax.types import Array
+from pruning_jax.units import UnitGraph
+
+ONE = "one"
+"""The fraction that stands for a single unit."""
+
+SHOWN = 0.1
+"""The fraction of one layer at which rows name the removed units."""
+
+
+def graph_of(workload: Workload) -> UnitGraph:
+    """The units of a workload's network."""
+    return units.graph(workload.trace)
+
+
+def total_steps(workload: Workload) -> int:
+    """The steps of training."""
+    recipe = workload.pretraining.recipe
+    return recipe.epochs * (workload.examples // recipe.batch_size)
+
+
+def probe_steps(workload: Workload) -> range:
+    """The steps after which networks are probed."""
+    every = workload.settings["probe_every"]
+    return range(every, total_steps(workload) + 1, every)
+
+
+def names_of(workload: Workload, graph: UnitGraph, layers: str) -> tuple[str, ...]:
+    """The unit spaces of a layer set; raises `ValueError` for a layer whose units must stay."""
+    wanted = workload.settings["layers"][layers]
+    if wanted == "all":
+        return tuple(space.name for space in graph.prunable)
+    spaces = [graph[layer] for layer in wanted]
+    for layer, space in zip(wanted, spaces, strict=True):
+        if not space.prunable:
+            names = ", ".join(other.name for other in graph.prunable)
+            raise ValueError(
+                f"layers.{layers} has {layer!r}, whose units are not prunable: {space.reason}; "
+                f"prunable: {names}"
+            )
+    return tuple(dict.fromkeys(space.name for space in spaces))
+
+
+def masks_of(
+    workload: Workload,
+    graph: UnitGraph,
+    scores: Mapping[str, Array],
+    layers: str,
+    fraction: float | str,
+) -> dict[str, Array]:
+    """The unit masks of a layer set and a fraction: floor(f n) units of each layer, or one in all.
+
+    Where one unit is taken of several layers, the scores of each are divided by their norm.
+    """
+    scores = {name: scores[name] for name in names_of(workload, graph, layers)}
+    if fraction == ONE:
+        return units.from_scores(scores, count=1, scope="global", normalise=True)
+    return units.from_scores(scores, fraction)
+
+
+def probed_units(workload: Workload, seed: int, step: int) -> Iterator[Row]:
+    """The measurements of one probe: every layer set at every fraction."""
+    for layers in workload.settings["layers"]:
+        for fraction in workload.settings["fractions"]:
+            yield {
+                "phase": "probed",
+                "workload": workload.name,
+                "seed": seed,
+                "step": step,
+                "layers": layers,
+                "fraction": fraction,
+            }
+
+
+def selected_unit(workload: Workload, seed: int, step: int, phase: str = "selected") -> Row:
+    """The units that every criterion would remove, at the layer and fraction of `selection`."""
+    selection = workload.settings["selection"]
+    return {
+        "phase": phase,
+        "workload": workload.name,
+        "seed": seed,
+        "step": step,
+        "layers": selection["layers"],
+        "fraction": selection["fraction"],
+    }
+
+
+def fine_tuned_units(workload: Workload, seed: int, step: int) -> Iterator[Row]:
+    """The fine-tuning runs that start from one probe's network."""
+    settings = workload.settings["fine_tuning"]
+    for layers in settings["layers"]:
+        for fraction in settings["fractions"]:
+            for criterion in settings["criteria"]:
+                for replacement in ("zero", "mean"):
+                    yield {
+                        "phase": "fine_tuned",
+                        "workload": workload.name,
+                        "seed": seed,
+                        "step": step,
+                        "layers": layers,
+                        "fraction": fraction,
+                        "criterion": criterion,
+                        "replacement": replacement,
+                    }
+
+
+def check(workload: Workload) -> None:
+    """Raises `ValueError` for settings that the study cannot run, before anything is computed."""
+    settings, graph = workload.settings, graph_of(workload)
+    tuning, selection = settings["fine_tuning"], settings["selection"]
+    for criterion in settings["criteria"]:
+        choices.check("criterion", criterion, criteria.UNIT_CRITERIA)
+    _check_examples(workload)
+    zeros = {space.name: np.zeros(space.size, np.float32) for space in graph.prunable}
+    for layers in settings["layers"]:
+        for fraction in settings["fractions"]:
+            masks_of(workload, graph, zeros, layers, fraction)
+    for layers in (*tuning["layers"], selection["layers"]):
+        choices.check("layer set", layers, settings["layers"])
+    if len(names_of(workload, graph, selection["layers"])) != 1:
+        raise ValueError(
+            f"selection.layers is {selection['layers']!r}, which names several layers; it must "
+            "name one"
+        )
+    masks_of(workload, graph, zeros, selection["layers"], selection["fraction"])
+    for layers, fraction in itertools.product(tuning["layers"], tuning["fractions"]):
+        masks_of(workload, graph, zeros, layers, fraction)
+    for criterion in tuning["criteria"]:
+        choices.check("criterion of fine_tuning", criterion, settings["criteria"])
+    _check_steps(workload)
+
+
+def _check_examples(workload: Workload) -> None:
+    settings = workload.settings
+    held_out = workload.load(workload.seeds[0]).validation.labels.shape[0]
+    limits: dict[str, tuple[int, str]] = {
+        "scoring_examples": (workload.examples, "training"),
+        "evaluation_examples": (held_out, "validation"),
+    }
+    for name, (most, split) in limits.items():
+        if not 1 <= settings[name] <= most:
+            raise ValueError(
+                f"{name} is {settings[name]}; it must be from 1 to the {most} {split} examples"
+            )
+
+
+def _check_steps(workload: Workload) -> None:
+    settings, total = workload.settings, total_steps(workload)
+    for name in ("probe_every", "selection_every"):
+        every: Any = settings[name]
+        if not isinstance(every, int) or not 1 <= every <= total:
+            raise ValueError(
+                f"{name} is {every!r}; it must be a number of steps from 1 to the {total} of "
+                "training"
+            )
+    tuning, probes = settings["fine_tuning"], probe_steps(workload)
+    for step in tuning["probes"]:
+        if step not in probes:
+            nearest = min(probes, key=lambda probe: abs(probe - step))
+            raise ValueError(
+                f"fine_tuning.probes has {step}, where no network is probed; the nearest probe is "
+                f"at {nearest}"
+            )
+    if tuning["probes"] and (not tuning["steps"] or min(tuning["steps"]) < 1):
+        raise ValueError(
+            f"fine_tuning.steps are {tuning['steps']}; give at least one, of 1 step or more"
+        )

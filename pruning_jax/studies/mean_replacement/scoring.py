@@ -1,0 +1,92 @@
+"""The examples, statistics and scores of the mean-replacement study, and what they select."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from pruning_jax import criteria, curvature, data
+from pruning_jax.studies.mean_replacement.grid import masks_of
+from pruning_jax.studies.phases import Row
+from pruning_jax.studies.workloads import Workload
+from pruning_jax.types import Array, Batch, Params
+from pruning_jax.units import UnitGraph
+
+STATISTICS_CHUNK = 250
+
+
+class Examples(NamedTuple):
+    """A seed's examples, drawn once.
+
+    Attributes:
+      scoring: D_s, of the training split: for the scores, and for the means that are folded.
+      evaluation: of the validation split: for the penalties.
+    """
+
+    scoring: Batch
+    evaluation: Batch
+
+
+class Scored(NamedTuple):
+    """One network's statistics over D_s, and each criterion's scores."""
+
+    statistics: "curvature.UnitStatistics"
+    scores: Mapping[str, Mapping[str, Array]]
+
+
+def draw(workload: Workload, dataset: data.Dataset, seed: int) -> Examples:
+    """The examples of a seed."""
+    key, settings = workload.keys(seed).pruning, workload.settings
+    return Examples(
+        data.sample(jax.random.fold_in(key, 0), dataset.train, settings["scoring_examples"]),
+        data.sample(
+            jax.random.fold_in(key, 1), dataset.validation, settings["evaluation_examples"]
+        ),
+    )
+
+
+def score(
+    workload: Workload,
+    graph: UnitGraph,
+    variables: Params,
+    examples: Examples,
+    *,
+    seed: int,
+    step: int,
+) -> Scored:
+    """Every criterion's scores of a network, from one pass over D_s.
+
+    One mean of each unit, over all of D_s, serves both the scores and the folding.
+    """
+    batches = data.batches(examples.scoring, STATISTICS_CHUNK)
+    apply_fn = workload.pretraining.apply_fn
+    statistics = curvature.unit_statistics(apply_fn, graph, variables, batches)
+    key = jax.random.fold_in(jax.random.fold_in(workload.keys(seed).pruning, 2), step)
+    return Scored(
+        statistics,
+        {
+            name: criteria.unit_scores(name, graph, variables, statistics=statistics, key=key)
+            for name in workload.settings["criteria"]
+        },
+    )
+
+
+def selected(
+    workload: Workload, graph: UnitGraph, scored: Scored, layers: str, fraction: float | str
+) -> dict[str, list[int]]:
+    """The numbers of the units that every criterion removes of one layer."""
+    found = {}
+    for name, scores in scored.scores.items():
+        (mask,) = masks_of(workload, graph, scores, layers, fraction).values()
+        found[name] = np.flatnonzero(~np.asarray(mask)).tolist()
+    return found
+
+
+def activations(
+    workload: Workload, graph: UnitGraph, scored: Scored, unit: Row
+) -> tuple[list[float], dict[str, list[int]]]:
+    """The mean squared activation of every unit of a layer, and those that are removed."""
+    chosen = selected(workload, graph, scored, unit["layers"], unit["fraction"])
+    (layer,) = workload.settings["layers"][unit["layers"]]
+    return np.asarray(scored.statistics.mean_square[graph[layer].name]).tolist(), chosen
