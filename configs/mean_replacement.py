@@ -100,7 +100,7 @@ def _cpu() -> dict:
         validation=2_000,
         model={"name": "small_conv", "padding": "VALID"},
         training=_training(epochs=20),
-        fine_tuning=_fine_tuning(probes=(2500,)),
+        fine_tuning=_fine_tuning(probes=(2000, 2500)),
     )
     return {"small_conv_cifar10": small_conv}
 
