@@ -1,5 +1,7 @@
 """Small networks from four libraries, as (apply_fn, variables, inputs)."""
 
+import zlib
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -12,6 +14,28 @@ CLASSES = 4
 
 def draw(seed: int, *shape: int) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), shape)
+
+
+def drawn(tree):
+    """Noise in the shapes of a tree's leaves, such that no bias is zero and no norm does nothing.
+
+    Kernels vary as 1 / fan-in, scales are near 1 and variances positive.
+    """
+
+    def leaf(path, x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        name = jax.tree_util.keystr(path)
+        noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(x.shape)
+        if "var" in name:
+            noise = np.exp(0.3 * noise)
+        elif "scale" in name:
+            noise = 1 + 0.3 * noise
+        else:
+            noise *= 0.3 if x.ndim < 2 else np.prod(x.shape[:-1]) ** -0.5
+        return jnp.asarray(noise, x.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 class LinenNet(nn.Module):
@@ -29,7 +53,7 @@ class LinenNet(nn.Module):
 
 def linen():
     inputs, module = draw(1, 3, 12, 12, 2), LinenNet()
-    return module.apply, module.init(jax.random.key(0), inputs), inputs
+    return module.apply, drawn(jax.eval_shape(module.init, jax.random.key(0), inputs)), inputs
 
 
 class EquinoxNet(eqx.Module):

@@ -1,7 +1,6 @@
 """Small networks without padding, from four libraries, as (apply_fn, variables, inputs)."""
 
 import functools
-import zlib
 
 import equinox as eqx
 import flax.linen as nn
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import networks
 from flax import nnx
-from networks import draw
+from networks import draw, drawn
 
 from pruning_jax import models
 
@@ -32,18 +31,7 @@ def linen(body, *shape):
             return body(x)
 
     inputs, module = draw(1, 6, *shape), Net()
-    return module.apply, redrawn(module.init(jax.random.key(0), inputs)), inputs
-
-
-def redrawn(variables):
-    def leaf(path, x):
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            return x
-        key = jax.random.fold_in(jax.random.key(7), zlib.crc32(jax.tree_util.keystr(path).encode()))
-        moved = x + 0.3 * jax.random.normal(key, x.shape)
-        return jnp.abs(moved) + 0.1 if "var" in jax.tree_util.keystr(path) else moved
-
-    return jax.tree_util.tree_map_with_path(leaf, variables)
+    return module.apply, drawn(jax.eval_shape(module.init, jax.random.key(0), inputs)), inputs
 
 
 def dense(function):
@@ -129,7 +117,7 @@ def small_conv(batch_norm):
     def make():
         module = models.SmallConv(CLASSES, widths=(4, 5, 6, 7, 5), batch_norm=batch_norm)
         inputs = draw(2, 4, 28, 28, 1)
-        return module.apply, redrawn(module.init(jax.random.key(0), inputs)), inputs
+        return module.apply, drawn(jax.eval_shape(module.init, jax.random.key(0), inputs)), inputs
 
     return make
 
@@ -149,7 +137,7 @@ class NNXNet(nnx.Module):
 def nnx_net():
     graph, state = nnx.split(NNXNet(nnx.Rngs(0)))
     apply_fn = lambda variables, inputs: nnx.merge(graph, variables)(inputs)  # noqa: E731
-    return apply_fn, redrawn(state), draw(1, 5, 8, 8, 2)
+    return apply_fn, drawn(state), draw(1, 5, 8, 8, 2)
 
 
 class EquinoxNet(eqx.Module):

@@ -18,7 +18,6 @@ NETWORKS = {
         (8, 8, 2),
     ),
     "resnet": ("resnet", {"depth": 8, "widths": (4, 5, 6)}, (8, 8, 3)),
-    "preact": ("preact_resnet18", {"widths": (2, 3, 4, 5)}, (8, 8, 3)),
 }
 
 
@@ -30,6 +29,20 @@ def branching(variables, x):
     middle = jax.nn.relu(joined @ variables["c"]["kernel"] + variables["c"]["bias"])
     last = jnp.concatenate([middle, right], axis=-1)
     return last @ variables["d"]["kernel"] + variables["d"]["bias"]
+
+
+def pre_activation(variables, x):
+    """A residual stream that is read after a function of it, twice."""
+    stream = x @ variables["a"]["kernel"] + variables["a"]["bias"]
+    read = jax.nn.relu(stream)
+    stream = stream + read @ variables["b"]["kernel"] + variables["b"]["bias"]
+    return jax.nn.relu(stream) @ variables["c"]["kernel"] + variables["c"]["bias"]
+
+
+PLAIN = {
+    "branching": (branching, {"a": (6, 5), "b": (6, 4), "c": (9, 3), "d": (7, CLASSES)}),
+    "pre_activation": (pre_activation, {"a": (6, 5), "b": (5, 5), "c": (5, CLASSES)}),
+}
 
 
 def filled(variables, seed=0):
@@ -46,13 +59,13 @@ def filled(variables, seed=0):
     )
 
 
-@pytest.fixture(params=[*NETWORKS, "branching"], scope="module")
+@pytest.fixture(params=[*NETWORKS, *PLAIN], scope="module")
 def network(request):
     """apply_fn, graph, variables, batch, means of one network."""
-    if request.param == "branching":
-        sizes = {"a": (6, 5), "b": (6, 4), "c": (9, 3), "d": (7, CLASSES)}
+    if request.param in PLAIN:
+        apply_fn, sizes = PLAIN[request.param]
         variables = {n: {"bias": jnp.zeros(s[1]), "kernel": jnp.eye(*s)} for n, s in sizes.items()}
-        return prepared(branching, variables, (6,))
+        return prepared(apply_fn, variables, (6,))
     name, fields, shape = NETWORKS[request.param]
     module = models.build(name, CLASSES, **fields)
     variables = models.init(module, jax.random.key(0), jnp.zeros((1, *shape)))
@@ -79,13 +92,14 @@ def foldable(graph, variables):
     }
 
 
-def every_variant(graph, means=None, variables=None):
-    """One and two units of each space, of all spaces at once, and of the last two."""
+def every_variant(graph):
+    """No unit and one of some spaces, each alone, the last two, and all together."""
     scores = {
         space.name: np.random.default_rng(3).normal(size=space.size).astype(np.float32)
         for space in graph.prunable
     }
-    sets = [{name} for name in scores] + [set(scores), set(list(scores)[-2:])]
+    names = list(scores)
+    sets = [{names[0]}, {names[len(names) // 2]}, set(names), set(names[-2:])]
     chosen = [{name: scores[name] for name in names} for names in sets]
     return [units.from_scores(some, count=count) for some in chosen for count in (0, 1)]
 

@@ -135,7 +135,7 @@ def networks():
 
 
 @networks()
-@pytest.mark.parametrize("every", [1, 2, 3, 5, 7, 100])
+@pytest.mark.parametrize("every", [2, 7])
 def test_pauses_come_every_so_many_steps_and_change_no_bit(network, every):
     module, task, batch = network(epochs=4)
     plain, paused = Pauses(1), Pauses(every)

@@ -1,13 +1,13 @@
 """What the criteria of units are given, for one space of units."""
 
 import difflib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pruning_jax import trees
+from pruning_jax.curvature import UnitStatistics
 from pruning_jax.types import Array, Params
 from pruning_jax.units import Slice, UnitGraph, UnitSpace
 
@@ -26,7 +26,7 @@ def operand(
     graph: UnitGraph,
     space: UnitSpace,
     variables: Params,
-    statistics: Any = None,
+    statistics: UnitStatistics | None = None,
     key: Array | None = None,
 ) -> Array:
     """One of `UNIT_OPERANDS`, of one space.
@@ -50,6 +50,10 @@ def operand(
             f"the scores of {space.name!r} need its {name}: give statistics="
             "curvature.unit_statistics(apply_fn, graph, variables, batches)"
         )
+    if not isinstance(statistics, UnitStatistics):
+        raise ValueError(
+            f"statistics is a {type(statistics).__name__}; give curvature.unit_statistics(...)"
+        )
     found = getattr(statistics, name).get(space.name)
     rank = 2 if name in PER_EXAMPLE else 1
     if found is None or found.ndim != rank or found.shape[-1] != space.size:
@@ -68,7 +72,9 @@ def _scale(graph: UnitGraph, space: UnitSpace, variables: Params) -> Array:
     if not all(any(number in each.units for each in scales) for number in numbers):
         having = [s.name for s in graph.prunable if any(p.role == "scale" for p in s.producers)]
         near = difflib.get_close_matches(space.name, having, 1, 0.0)
-        hint = f"score those that do with only=, as only={near}" if near else "no space here has"
+        hint = (
+            f"score those that do with only=, as only={near}" if near else "no space here has one"
+        )
         raise ValueError(f"the units of {space.name!r} have no norm with a scale; {hint}")
     found = [_by_unit(each, space, variables) for each in scales]
     if len(found) == 1 and found[0].shape[1] == 1:

@@ -1,4 +1,4 @@
-"""Gradients and curvature of the mean loss, and statistics of units: what is estimated from data."""
+"""Derivatives of the mean loss, and statistics of units: what is estimated from data."""
 
 from pruning_jax.curvature.derivatives import gradient, hessian_vector_product
 from pruning_jax.curvature.ggn import ggn_diagonal

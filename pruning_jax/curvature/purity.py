@@ -51,8 +51,9 @@ def check(apply_fn: ApplyFn, model: Equations, variables: Params, inputs: PyTree
     where = None if jitted else _difference(first, (model.equations, model.constants))
     if where is not None:
         raise ValueError(
-            f"apply_fn is not what it was when its graph was taken: they differ in {where}. "
-            f"Where it depends on no Python-side state, {_ADVICE}"
+            f"apply_fn is not what its graph was taken of: they differ in {where}. It depends on "
+            f"Python-side state that has changed, or is another function; if it is right now, "
+            f"{_ADVICE}"
         )
 
 

@@ -25,11 +25,13 @@ class UnitStatistics(NamedTuple):
     """Statistics of the units that may be pruned, over examples x and positions p.
 
     With a the activation at a reading, l the loss of one example and abar the mean of a over all
-    examples and positions; a space that is read at several arrays has the sum over them of
-    `removal` and of `replacement`, where dl/da is the total derivative at each.
+    examples and positions. A space that is read at several arrays has the sum over them of
+    `removal` and of `replacement`, with the total derivative dl/da at each: the derivative of the
+    loss by a gate that closes on all of them together.
 
     Attributes:
-      means: value of a reading -> abar, shape (size of its axis of units,).
+      means: value of a reading -> abar, shape (size of its axis of units,). An array that is read
+        along several axes has none.
       removal: space -> mean_p(-a dl/da), shape (examples, size).
       replacement: space -> mean_p((abar - a) dl/da), shape (examples, size).
       mean_square: space -> E_x mean_p(a^2), shape (size,); the mean over its readings.
@@ -176,6 +178,7 @@ def unit_statistics(
         )
     spaces, model = graph.prunable, graph.trace.model
     places = tuple(dict.fromkeys((r.value, r.axis) for s in spaces for r in s.readings))
+    values = [value for value, _ in places]
     names = tuple(equation.name for equation in model.equations)
     parts, sums = [], []
     for batch in averaging.checked(apply_fn, variables, batches, loss):
@@ -198,7 +201,7 @@ def unit_statistics(
         return sum(_of_units(r, space.size, found[r.value, r.axis]) for r in space.readings)
 
     return UnitStatistics(
-        means={value: averages[value, axis].activation for value, axis in places},
+        means={v: averages[v, axis].activation for v, axis in places if values.count(v) == 1},
         removal={space.name: summed(space, removal) for space in spaces},
         replacement={space.name: summed(space, replacement) for space in spaces},
         mean_square={space.name: _mean_over_readings(space, squares) for space in spaces},

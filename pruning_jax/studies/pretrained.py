@@ -105,6 +105,11 @@ def load_dense(
     step: int | None = None,
 ) -> Dense:
     """A kept dense network and its data."""
-    folder = folder_name(unit_of(workload, seed, epoch, step))
-    found = checkpointing.load(session.run.checkpoints / folder)
-    return Dense(jax.tree.map(jnp.asarray, found), workload.load(seed))
+    unit = unit_of(workload, seed, epoch, step)
+    return Dense(load_variables(session, unit), workload.load(seed))
+
+
+def load_variables(session: Session, unit: Row) -> Params:
+    """A kept dense network."""
+    found = checkpointing.load(session.run.checkpoints / folder_name(unit))
+    return jax.tree.map(jnp.asarray, found)

@@ -215,6 +215,6 @@ def _check_finite(loss: np.ndarray, taken: int, epoch: int) -> None:
         replicate, step = bad[bad[:, 1].argmin()]
         raise FloatingPointError(
             f"the training loss is {loss[replicate, step]} at step {taken + step} "
-            f"(epoch {(taken + step) // epoch + 1}, replicate {replicate} of this group); lower the "
-            "learning rate. The last checkpoint is kept."
+            f"(epoch {(taken + step) // epoch + 1}, replicate {replicate} of this group); lower "
+            "the learning rate. The last checkpoint is kept."
         )

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pruning_jax import data, penalties
+from pruning_jax import penalties
 from pruning_jax.penalties import Measured
 from pruning_jax.studies.mean_replacement import grid, regression, scoring
 from pruning_jax.studies.mean_replacement.scoring import Examples, Scored
 from pruning_jax.studies.phases import Row, Session, describe, pending, record, save
-from pruning_jax.studies.pretrained import Visit, load_dense
+from pruning_jax.studies.pretrained import Visit, load_variables
 from pruning_jax.studies.pretrained import unit_of as dense_unit
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Params
@@ -21,7 +21,8 @@ def watch(session: Session, workload: Workload) -> Visit:
     """What is done while networks train: selections recorded, networks to be probed kept."""
     graph, settings = grid.graph_of(workload), workload.settings
     probes = grid.probe_steps(workload)
-    examples = _drawn(workload)
+    # Networks that train together are visited in turn.
+    drawn = _drawn(workload, keep=len(workload.seeds))
 
     def call(seed: int, step: int, variables: Params) -> None:
         if step in probes:
@@ -29,7 +30,7 @@ def watch(session: Session, workload: Workload) -> Visit:
         unit = grid.selected_unit(workload, seed, step)
         if step % settings["selection_every"] or not pending(session.run, [unit]):
             return
-        scored = scoring.score(workload, graph, variables, examples(seed), seed=seed, step=step)
+        scored = scoring.score(workload, graph, variables, drawn(seed), seed=seed, step=step)
         chosen = scoring.selected(workload, graph, scored, unit["layers"], unit["fraction"])
         record(session.run, [unit | {"units": chosen}], [unit])
 
@@ -40,6 +41,7 @@ def watch(session: Session, workload: Workload) -> Visit:
 def probe(session: Session, workload: Workload) -> None:
     """Measures every probe's network and its variants; the last of a seed in more detail."""
     graph, steps = grid.graph_of(workload), grid.probe_steps(workload)
+    drawn = _drawn(workload, keep=1)
     for seed in workload.seeds:
         for step in steps:
             units = list(grid.probed_units(workload, seed, step))
@@ -48,19 +50,19 @@ def probe(session: Session, workload: Workload) -> None:
                 units.append(_regression_unit(workload, seed))
             if not pending(session.run, units):
                 continue
-            dense = load_dense(session, workload, seed, step=step)
-            examples = scoring.draw(workload, dense.dataset, seed)
-            scored = scoring.score(workload, graph, dense.variables, examples, seed=seed, step=step)
-            rows = measured(workload, graph, dense.variables, examples, scored, units)
+            variables = load_variables(session, dense_unit(workload, seed, step=step))
+            examples = drawn(seed)
+            scored = scoring.score(workload, graph, variables, examples, seed=seed, step=step)
+            rows = measured(workload, graph, variables, examples, scored, units)
             record(session.run, rows, units)
             label = describe({"phase": "probed", "workload": workload.name, "seed": seed})
             session.report(label, step, steps[-1], {"loss": rows[0]["loss"]})
 
 
-def _drawn(workload: Workload) -> Callable[[int], Examples]:
-    """The examples of a seed; those of all seeds that train together stay in memory."""
+def _drawn(workload: Workload, keep: int) -> Callable[[int], Examples]:
+    """The examples of a seed; those of the last seeds stay in memory."""
 
-    @functools.lru_cache(maxsize=len(workload.seeds))
+    @functools.lru_cache(maxsize=keep)
     def drawn(seed: int) -> Examples:
         return scoring.draw(workload, workload.load(seed), seed)
 

@@ -31,7 +31,7 @@ class Examples(NamedTuple):
 class Scored(NamedTuple):
     """One network's statistics over D_s, and each criterion's scores."""
 
-    statistics: "curvature.UnitStatistics"
+    statistics: curvature.UnitStatistics
     scores: Mapping[str, Mapping[str, Array]]
 
 

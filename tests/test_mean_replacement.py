@@ -1,0 +1,303 @@
+"""The mean-replacement study: its rows against networks pruned by hand, and how it resumes."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import mean_replacement as configs
+from pruning_jax import checkpointing, evaluation, replacement, results, studies, trees, units
+from pruning_jax.studies import mean_replacement, phases, pretrained
+from pruning_jax.studies.mean_replacement import fine_tuned, grid, regression, scoring
+
+STUDY = studies.find("mean_replacement")
+
+
+def tiny():
+    """The smoke variant with one seed, fewer steps and a smaller network."""
+    config = configs.get_config("smoke").to_dict()
+    (workload,) = config["workloads"].values()
+    workload |= {"seeds": (3,), "subset": 320, "probe_every": 5, "selection_every": 2}
+    workload |= {"scoring_examples": 40, "evaluation_examples": 50}
+    workload["model"] = workload["model"] | {"widths": (10, 4, 5, 6, 7)}
+    workload["training"] = workload["training"] | {"epochs": 2, "batch_size": 32}
+    workload["fine_tuning"] = workload["fine_tuning"] | {"probes": (20,), "steps": (2, 12)}
+    return config
+
+
+def quiet(*_):
+    """Reports nothing."""
+
+
+def run_in(workdir, report=quiet, config=None):
+    config = config or tiny()
+    with results.open_run(workdir, config, study="mean_replacement") as run:
+        session = phases.Session(run, report)
+        plan = STUDY.build(config)
+        STUDY.run(plan, session)
+        return plan[0], session, run.rows()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """workload, session, rows of a whole run."""
+    return run_in(tmp_path_factory.mktemp("mean_replacement") / "run")
+
+
+def of_phase(rows, phase, **columns):
+    return [row for row in rows if phases.matches(row, {"phase": phase} | columns)]
+
+
+def network(finished, step):
+    """graph, variables, examples, scores of the network of a step."""
+    workload, session, _ = finished
+    unit = pretrained.unit_of(workload, 3, step=step)
+    variables = pretrained.load_variables(session, unit)
+    examples = scoring.draw(workload, workload.load(3), 3)
+    graph = grid.graph_of(workload)
+    scored = scoring.score(workload, graph, variables, examples, seed=3, step=step)
+    return graph, variables, examples, scored
+
+
+def test_a_run_has_a_row_for_every_measurement_asked_for(finished):
+    workload, _, rows = finished
+    assert grid.total_steps(workload) == 20 and list(grid.probe_steps(workload)) == [5, 10, 15, 20]
+    counted = {phase: len(of_phase(rows, phase)) for phase in {row["phase"] for row in rows}}
+    assert counted == {
+        "pretrained": 1,
+        "selected": 10,
+        "probed": 4 * 5 * 3,
+        "activations": 1,
+        "linear_regression": 1,
+        "fine_tuned": 2 * 2,
+    }
+    for row in of_phase(rows, "probed"):
+        assert row["penalty"].keys() == row["pruned_accuracy"].keys() == set(configs_criteria())
+        assert all(set(both) == {"zero", "mean"} for both in row["penalty"].values())
+        named = row["layers"] != "all" and row["fraction"] == 0.1
+        assert ("units" in row) == ("mean_square" in row) == named
+
+
+def configs_criteria():
+    (workload,) = tiny()["workloads"].values()
+    return workload["criteria"]
+
+
+def test_counts_follow_the_fraction_and_one_is_one(finished):
+    _, _, rows = finished
+    sizes = {"params/Conv_0": 10, "params/Conv_1": 4, "params/Conv_2": 5}
+    sizes |= {"params/Dense_0": 6, "params/Dense_1": 7}
+    for row in of_phase(rows, "probed"):
+        if row["fraction"] == "one":
+            assert sum(row["removed"].values()) == 1
+        else:
+            expected = {name: int(row["fraction"] * size) for name, size in sizes.items()}
+            assert row["removed"] == {name: expected[name] for name in row["removed"]}
+
+
+@pytest.mark.parametrize("layers", ["all", "firstconv", "midconv", "firstdense"])
+@pytest.mark.parametrize("fraction", [0.5, "one"])
+def test_penalties_are_those_of_networks_pruned_by_hand(finished, layers, fraction):
+    workload, _, rows = finished
+    (row,) = of_phase(rows, "probed", step=10, layers=layers, fraction=fraction)
+    graph, variables, examples, scored = network(finished, 10)
+    apply_fn = workload.pretraining.apply_fn
+    loss = functools.partial(evaluation.evaluate, apply_fn, batch=examples.evaluation)
+    before = loss(variables)
+    np.testing.assert_allclose(row["loss"], before.loss, rtol=1e-6)
+    for criterion in ("random", "weight_norm", "abs_mrs"):
+        masks = grid.masks_of(workload, graph, scored.scores[criterion], layers, fraction)
+        variants = {
+            "zero": units.remove(graph, variables, masks),
+            "mean": replacement.fold_means(graph, variables, scored.statistics.means, masks),
+        }
+        for kind, pruned in variants.items():
+            after = loss(pruned)
+            found = row["penalty"][criterion][kind]
+            np.testing.assert_allclose(found, after.loss - before.loss, rtol=1e-4, atol=1e-5)
+            assert row["pruned_accuracy"][criterion][kind] == after.accuracy
+
+
+def test_selections_and_squares_are_of_the_units_named(finished):
+    workload, _, rows = finished
+    graph, _, _, scored = network(finished, 10)
+    (selected,) = of_phase(rows, "selected", step=10)
+    (probed,) = of_phase(rows, "probed", step=10, layers="firstconv", fraction=0.1)
+    squares = np.asarray(scored.statistics.mean_square["params/Conv_0"])
+    for criterion, scores in scored.scores.items():
+        lowest = np.argsort(np.asarray(scores["params/Conv_0"]), kind="stable")[:1]
+        assert probed["units"][criterion] == lowest.tolist()
+        np.testing.assert_allclose(probed["mean_square"][criterion], squares[lowest].mean())
+        assert selected["units"][criterion] == []  # a tenth of four units
+    (last,) = of_phase(rows, "activations")
+    assert last["step"] == 20 and len(last["mean_square"]) == graph["params/Conv_1"].size
+
+
+def test_the_examples_for_scores_and_penalties_are_of_different_splits(finished):
+    workload, *_ = finished
+    dataset = workload.load(3)
+    examples = scoring.draw(workload, dataset, 3)
+    for drawn, split in (
+        (examples.scoring, dataset.train),
+        (examples.evaluation, dataset.validation),
+    ):
+        there = {image.tobytes() for image in np.asarray(split.inputs)}
+        assert all(image.tobytes() in there for image in np.asarray(drawn.inputs))
+    assert len(examples.scoring.labels) == 40 and len(examples.evaluation.labels) == 50
+
+
+def test_fine_tuning_starts_from_the_probe_and_keeps_removed_units_out(finished, monkeypatch):
+    workload, session, rows = finished
+    (probed,) = of_phase(rows, "probed", step=20, layers="all", fraction=0.5)
+    for row in of_phase(rows, "fine_tuned"):
+        start = probed["penalty"][row["criterion"]][row["replacement"]]
+        np.testing.assert_allclose(row["penalty"]["0"], start, rtol=1e-4, atol=1e-5)
+        assert list(row["penalty"]) == ["0", "2", "12"]
+    seen = []
+    real = fine_tuned.training.take_steps
+
+    def watched(state, train, count, **arguments):
+        kept = jax.tree.map(jnp.array, state.masks)
+        seen.append((kept, real(state, train, count, **arguments)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(fine_tuned.training, "take_steps", watched)
+    dense = pretrained.load_dense(session, workload, 3, step=20)
+    graph, _, examples, scored = network(finished, 20)
+    train = fine_tuned.replicates.stack([dense.dataset.train])
+    for row in of_phase(rows, "fine_tuned", criterion="abs_mrs"):
+        unit = {key: value for key, value in row.items() if key != "penalty"}
+        losses = fine_tuned._losses(workload, graph, dense, examples, scored, train, unit)
+        again = {str(count): loss - probed["loss"] for count, loss in losses.items()}
+        np.testing.assert_allclose(list(again.values()), list(row["penalty"].values()), atol=1e-5)
+    for kept, state in seen:
+        removed = trees.map_selected(
+            lambda mask, leaf: np.asarray(leaf)[~np.asarray(mask)], kept, state.params
+        )
+        removed = np.concatenate(jax.tree.leaves(removed))
+        assert len(removed) > 100 and not removed.any()
+
+
+class _Stop(Exception):
+    pass
+
+
+def stopping(function, after):
+    """A function that stops the run instead, the `after`-th time that it is called."""
+    left = [after]
+
+    def wrapped(*arguments, **named):
+        left[0] -= 1
+        if not left[0]:
+            raise _Stop
+        return function(*arguments, **named)
+
+    return wrapped
+
+
+@pytest.mark.parametrize(("where", "after"), [("score", 7), ("score", 12), ("report", 9)], ids=str)
+def test_an_interrupted_run_ends_like_a_whole_one(finished, tmp_path, monkeypatch, where, after):
+    """Interrupted in the middle of an epoch, between probes, and between fine-tuning runs."""
+    monkeypatch.setattr(phases, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(mean_replacement.figures, "mean_replacement", lambda rows: {})
+    with monkeypatch.context() as patch, pytest.raises(_Stop):
+        if where == "score":
+            patch.setattr(scoring, "score", stopping(scoring.score, after))
+            run_in(tmp_path / "run")
+        else:
+            run_in(tmp_path / "run", stopping(quiet, after))
+    before = results.read(tmp_path / "run").results
+    _, _, rows = run_in(tmp_path / "run")
+    assert before and rows[: len(before)] == before
+    assert rows == finished[2]
+    path = tmp_path / "run" / "results.jsonl"
+    stamp = path.stat().st_mtime_ns
+    run_in(tmp_path / "run")
+    assert path.stat().st_mtime_ns == stamp
+
+
+def test_claims_and_figures_are_written(finished):
+    _, session, _ = finished
+    claims = results.read(session.run.path).claims
+    assert [claim["id"] for claim in claims] == [f"M{i}" for i in range(1, 8)]
+    assert len(list((session.run.path / "figures").glob("*.svg"))) >= 6
+    kept = checkpointing.load(
+        session.run.checkpoints / "pretrained/small_conv_digits/seed=3,step=5"
+    )
+    assert set(kept["params"]) == {f"Conv_{i}" for i in range(3)} | {f"Dense_{i}" for i in range(3)}
+
+
+def test_the_best_constant_of_a_regression_is_the_mean():
+    draws = np.random.default_rng(0)
+    features = np.maximum(draws.normal(size=(300, 12)) + 0.5, 0)
+    features[:, 3] = 0.0
+    targets = np.eye(5)[draws.integers(0, 5, 300)]
+    errors = regression.relative_errors(features, targets)
+    assert len(errors) == 11 and errors.max() < 1e-6
+    with pytest.raises(ValueError, match="varies"):
+        regression.relative_errors(np.ones((10, 2)), targets[:10])
+
+
+def test_the_row_of_the_regression_says_so_of_the_network(finished):
+    _, _, rows = finished
+    (row,) = of_phase(rows, "linear_regression")
+    assert 0 <= row["relative_error"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("criteria", ("weight_nrom",), "weight_norm"),
+        ("fractions", (1.5,), "1.5"),
+        ("fractions", (1.0,), "1.0"),
+        ("layers", {"midconv": ("params/Conv_9",)}, "Conv"),
+        ("layers", {"midconv": ("params/Dense_2",)}, "not prunable"),
+        ("scoring_examples", 0, "scoring_examples"),
+        ("evaluation_examples", 201, "200 validation"),
+        ("probe_every", 0, "probe_every"),
+        ("selection_every", 21, "selection_every"),
+        ("selection", {"layers": "all", "fraction": 0.1}, "several layers"),
+        ("selection", {"layers": "midcov", "fraction": 0.1}, "midconv"),
+        ("fine_tuning.probes", (7,), "nearest probe is at 5"),
+        ("fine_tuning.steps", (), "fine_tuning.steps"),
+        ("fine_tuning.criteria", ("bound",), "criterion of fine_tuning"),
+        ("fine_tuning.layers", ("some",), "layer set"),
+        ("seeds", (), "seeds"),
+    ],
+)
+def test_a_bad_value_is_refused_before_anything_runs(field, value, named):
+    config = tiny()
+    (workload,) = config["workloads"].values()
+    *sections, last = field.split(".")
+    for section in sections:
+        workload = workload[section]
+    workload[last] = value
+    with pytest.raises(ValueError, match=named):
+        STUDY.build(config)
+
+
+def test_the_variants_describe_studies_that_exist(tfds_dir):
+    for variant in ("smoke", "cpu", "paper", "imagenet_smoke"):
+        config = configs.get_config(variant).to_dict()
+        json.dumps(config)
+        for values in config["workloads"].values():
+            values["data_dir"] = tfds_dir
+        for workload in STUDY.build(config):
+            assert grid.total_steps(workload) >= max(workload.settings["fine_tuning"]["probes"])
+    with pytest.raises(ValueError, match="smoke"):
+        configs.get_config("nope")
+
+
+def test_alexnet_runs_the_study_on_stand_in_images(tmp_path):
+    config = configs.get_config("imagenet_smoke").to_dict()
+    (values,) = config["workloads"].values()
+    values |= {"seeds": (1,), "subset": 64, "fractions": (0.5,), "criteria": ("random", "abs_mrs")}
+    values |= {"probe_every": 4, "selection_every": 4, "scoring_examples": 20}
+    values |= {"evaluation_examples": 20, "training": values["training"] | {"epochs": 1}}
+    values["fine_tuning"] = values["fine_tuning"] | {"probes": (4,), "steps": (2,)}
+    _, _, rows = run_in(tmp_path / "run", config=config)
+    assert len(of_phase(rows, "probed")) == 5 and len(of_phase(rows, "fine_tuned")) == 4
+    assert all(np.isfinite(row["loss"]) for row in of_phase(rows, "probed"))
