@@ -15,8 +15,9 @@ Variants and the time they take:
 
 In training, networks are probed on copies: scored on `scoring_examples` of the training split,
 drawn once a seed (D_s), pruned by every criterion at every fraction and layer set, with and without
-replacement, and measured on `evaluation_examples` of the validation split. One mean of each unit,
-over all of D_s, serves both the scores and the folding.
+replacement, and measured on `evaluation_examples` of the training split, none of D_s, as the
+authors' code does by default, and as many of the validation split. One mean of each unit, over all
+of D_s, serves both the scores and the folding.
 
 Where the paper's text is silent, this was chosen. Its learning rate is that of the authors' code,
 .01, which drops at step 58,650: no run of 60 epochs gets there (42,180 steps of 64 of 45,000
@@ -53,6 +54,7 @@ def _workload(**values) -> dict:
         "layers": dict(LAYERS),
         "scoring_examples": 1000,
         "evaluation_examples": 1000,
+        "evaluation_splits": ("train", "validation"),
         "probe_every": 250,
         "selection_every": 25,
         "selection": {"layers": "midconv", "fraction": 0.1},

@@ -19,11 +19,19 @@ LEFT = {"0": 1.0, "10": 0.5, "100": 0.3, "500": 0.2}
 SHARES = {"one": 0.02, 0.05: 0.05, 0.1: 0.1, 0.2: 0.2, 0.5: 0.5}
 
 
+class Work(SimpleNamespace):
+    """A workload that never ran."""
+
+    def _replace(self, **changes):
+        return Work(**vars(self) | changes)
+
+
 def workload(name="small_conv_cifar10", seeds=8, **changes):
     settings = {
         "criteria": tuple(PENALTIES),
         "fractions": (0.05, 0.1, 0.2, 0.5, "one"),
         "layers": {"all": "all"} | {layers: [f"params/{layers}"] for layers in SIZES},
+        "evaluation_splits": ("train",),
         "probe_every": 250,
         "selection_every": 25,
         "selection": {"layers": "midconv", "fraction": 0.1},
@@ -35,7 +43,7 @@ def workload(name="small_conv_cifar10", seeds=8, **changes):
             "steps": (10, 100, 500),
         },
     }
-    return SimpleNamespace(
+    return Work(
         name=name,
         seeds=tuple(range(1, seeds + 1)),
         settings=settings | changes,
@@ -130,15 +138,17 @@ def run(
             unit = own | {"step": step} | selection
             rows.append(unit | {"phase": "selected", "units": units_of(unit)})
         probes = range(settings["probe_every"], total + 1, settings["probe_every"])
-        for step, layers, fraction in itertools.product(probes, settings["layers"], fractions):
-            rows.append(probed(own | {"step": step, "layers": layers, "fraction": fraction}))
+        names = ("step", "split", "layers", "fraction")
+        splits = settings["evaluation_splits"]
+        for values in itertools.product(probes, splits, settings["layers"], fractions):
+            rows.append(probed(own | dict(zip(names, values, strict=True))))
         unit = own | {"step": last} | selection
         values = [noisy(value) for value in squares(SIZES[selection["layers"]])]
         rows.append(unit | {"phase": "activations", "mean_square": values, "units": units_of(unit)})
         tuning = settings["fine_tuning"]
         columns = [tuning[name] for name in ("probes", "layers", "fractions", "criteria")]
-        for values in itertools.product(*columns, ("zero", "mean")):
-            names = ("step", "layers", "fraction", "criterion", "replacement")
+        names = ("step", "layers", "fraction", "criterion", "replacement", "split")
+        for values in itertools.product(*columns, ("zero", "mean"), splits):
             unit = own | dict(zip(names, values, strict=True))
             after = {str(n): noisy(tuned(unit, str(n))) for n in (0, *tuning["steps"])}
             rows.append(unit | {"phase": "fine_tuned", "penalty": after})

@@ -262,4 +262,4 @@ def test_a_workload_without_a_criterion_leaves_claims_untested():
     found = decided(work, run(work) + run(workload()))
     untested = {id for id, claim in found.items() if claim.verdict == "not tested"}
     assert untested == {"M1", "M3", "M4", "M5", "M6"}
-    assert "criteria not run: " in found["M3"].note and found["M2"].workload == "other"
+    assert "criteria not run: " in found["M3"].note and found["M2"].workload == "other, train loss"

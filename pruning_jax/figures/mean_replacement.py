@@ -26,19 +26,37 @@ def mean_replacement(rows: Iterable[Row]) -> dict[str, Figure]:
       rows: of ``results.jsonl``.
 
     Returns:
-      ``figure_2_W`` to ``figure_9_W`` for a workload W.
+      ``figure_2_W`` to ``figure_9_W`` for a workload W; where penalties are measured on several
+      splits, those of S are in ``figure_N_W_S``.
     """
     figures, rows = {}, list(rows)
     for workload in values(rows, "workload"):
-        for number, figure in _of_workload(where(rows, workload=workload)):
+        found = where(rows, workload=workload)
+        splits = sorted({row["split"] for row in found if "split" in row})
+        for split in splits:
+            own = [row for row in found if row.get("split", split) == split]
+            for number, figure in _of_penalties(own):
+                suffix = f"_{split}" if len(splits) > 1 else ""
+                figure.suptitle(f"{split} loss", fontsize="medium")
+                figures[f"figure_{number}_{workload}{suffix}"] = figure
+        for number, figure in _of_units(found):
             figures[f"figure_{number}_{workload}"] = figure
     return figures
 
 
-def _of_workload(rows: list[Row]) -> Iterator[tuple[int, Figure]]:
+def _of_units(rows: list[Row]) -> Iterator[tuple[int, Figure]]:
+    selected, activations = where(rows, phase="selected"), where(rows, phase="activations")
+    layer = {name: row[name] for row in selected[:1] for name in ("layers", "fraction")}
+    if activations:
+        yield 6, squared_activations(activations)
+    if selected and (size := measured.layer_size(rows, **layer)):
+        yield 7, ever_selected(selected, size)
+
+
+def _of_penalties(rows: list[Row]) -> Iterator[tuple[int, Figure]]:
     settings = measured.comparable(rows)
     pairs = [pair for pair in measured.fine_tuned_pairs(rows) if all(map(_finite, pair))]
-    selected, activations = where(rows, phase="selected"), where(rows, phase="activations")
+    selected = where(rows, phase="selected")
     layer = {name: row[name] for row in selected[:1] for name in ("layers", "fraction")}
     in_layer = where(settings, **layer) if layer else []
     if in_layer:
@@ -49,11 +67,6 @@ def _of_workload(rows: list[Row]) -> Iterator[tuple[int, Figure]]:
         yield 4, fine_tuning(pairs)
     if settings:
         yield 5, profiles(settings)
-    if activations:
-        yield 6, squared_activations(activations)
-    if selected and (size := measured.layer_size(rows, **layer)):
-        yield 7, ever_selected(selected, size)
-    if settings:
         yield 8, penalty_by_fraction(settings)
         yield 9, areas_by_layers(settings)
 

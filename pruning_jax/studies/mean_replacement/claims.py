@@ -25,13 +25,22 @@ def decide(rows: Iterable[Row], workload: Workload) -> list[Claim]:
       workload: what ran.
 
     Returns:
-      The claims; one is "not tested" until every seed has its rows.
+      M1 to M4 for the loss on every split, M5 to M7 once; a claim is "not tested" until every seed
+      has its rows.
 
     Source: S4; PAPERS.md, sections 3 and 4.
     """
     rows = [row for row in rows if row["workload"] == workload.name]
     label = LABELS.get(workload.name, workload.name)
-    return questions.decide(QUESTIONS, rows, workload, label, Control(random_cost))
+    splits, decided = workload.settings["evaluation_splits"], []
+    for split in splits:
+        own = workload._replace(settings=workload.settings | {"evaluation_splits": (split,)})
+        of_split = [row for row in rows if row.get("split", split) == split]
+        control = Control(random_cost)
+        decided += questions.decide(QUESTIONS, of_split, own, f"{label}, {split} loss", control)
+        if split == splits[0]:
+            decided += questions.decide(UNIT_QUESTIONS, of_split, own, label, control)
+    return sorted(decided, key=lambda claim: claim.id)
 
 
 def _published(text: str) -> Callable[[Workload], str]:
@@ -65,6 +74,10 @@ QUESTIONS = {
         _published('"very similar"'),
         findings.absolute_scorers_agree,
     ),
+}
+"""The claims on penalties, by their codes."""
+
+UNIT_QUESTIONS = {
     "M5": Question(
         "MRS removes units of higher activation than ABS_MRS does",
         "S4, Figure 6b",
@@ -86,4 +99,4 @@ QUESTIONS = {
         controlled=False,
     ),
 }
-"""The claims, by their codes."""
+"""The claims on units, which are the same whatever split a penalty is measured on."""

@@ -11,7 +11,7 @@ from pruning_jax.studies.mean_replacement.scoring import Examples, Scored
 from pruning_jax.studies.phases import Row, Session, describe, pending, record
 from pruning_jax.studies.pretrained import Dense, load_dense
 from pruning_jax.studies.workloads import Workload
-from pruning_jax.types import Batch
+from pruning_jax.types import Batch, Params
 from pruning_jax.units import UnitGraph
 
 
@@ -31,17 +31,31 @@ def fine_tune(session: Session, workload: Workload) -> None:
         examples = scoring.draw(workload, dense.dataset, seed)
         scored = scoring.score(workload, graph, dense.variables, examples, seed=seed, step=step)
         train = replicates.stack([dense.dataset.train])
-        before = _loss(workload, dense.variables, examples)
-        for unit in left:
-            losses = _losses(workload, graph, dense, examples, scored, train, unit)
-            found = {str(count): loss - before for count, loss in losses.items()}
-            record(session.run, [unit | {"penalty": found}], [unit])
-            session.report(describe(unit), asked.index(unit) + 1, len(asked), found)
+        before = _losses_of(workload, dense.variables, examples)
+        of_a_run = len(workload.settings["evaluation_splits"])
+        for first in range(0, len(asked), of_a_run):
+            run = asked[first : first + of_a_run]
+            if not any(unit in left for unit in run):
+                continue
+            losses = _losses(workload, graph, dense, examples, scored, train, run[0])
+            rows = [unit | {"penalty": _penalty(losses, before, unit["split"])} for unit in run]
+            record(session.run, rows, run)
+            session.report(describe(run[0]), first + of_a_run, len(asked), rows[0]["penalty"])
 
 
-def _loss(workload: Workload, variables, examples: Examples) -> float:
+def _losses_of(workload: Workload, variables: Params, examples: Examples) -> dict[str, float]:
+    """The loss on each split."""
     apply_fn = workload.pretraining.apply_fn
-    return float(evaluation.evaluate(apply_fn, variables, examples.evaluation).loss)
+    return {
+        split: float(evaluation.evaluate(apply_fn, variables, batch).loss)
+        for split, batch in examples.evaluation.items()
+    }
+
+
+def _penalty(
+    losses: dict[int, dict[str, float]], before: dict[str, float], split: str
+) -> dict[str, float]:
+    return {str(count): found[split] - before[split] for count, found in losses.items()}
 
 
 def _losses(
@@ -52,8 +66,8 @@ def _losses(
     scored: Scored,
     train: Batch,
     unit: Row,
-) -> dict[int, float]:
-    """Steps of fine-tuning -> the loss on the evaluation examples; pruned alone at 0 steps."""
+) -> dict[int, dict[str, float]]:
+    """Steps of fine-tuning -> the loss on each split; pruned alone at 0 steps."""
     scores = scored.scores[unit["criterion"]]
     unit_masks = grid.masks_of(workload, graph, scores, unit["layers"], unit["fraction"])
     if unit["replacement"] == "mean":
@@ -65,12 +79,12 @@ def _losses(
     key = jax.random.fold_in(workload.keys(unit["seed"]).retraining, unit["step"])
     start = training.start(workload.retraining, variables, key, workload.examples, kept)
     stops = workload.settings["fine_tuning"]["steps"]
-    losses = {0: _loss(workload, variables, examples)}
+    losses = {0: _losses_of(workload, variables, examples)}
 
     def call(count: int, state: training.TrainState) -> None:
         if count in stops:
             (one,) = replicates.unstack(state)
-            losses[count] = _loss(workload, one.variables, examples)
+            losses[count] = _losses_of(workload, one.variables, examples)
 
     training.take_steps(
         replicates.stack([start.state]),

@@ -15,6 +15,9 @@ from pruning_jax.units import UnitGraph
 ONE = "one"
 """The fraction that stands for a single unit."""
 
+SPLITS = ("train", "validation")
+"""Where penalties may be measured: on training examples outside D_s, on held-out ones."""
+
 SHOWN = 0.1
 """The fraction of one layer at which rows name the removed units."""
 
@@ -70,17 +73,14 @@ def masks_of(
 
 
 def probed_units(workload: Workload, seed: int, step: int) -> Iterator[Row]:
-    """The measurements of one probe: every layer set at every fraction."""
-    for layers in workload.settings["layers"]:
-        for fraction in workload.settings["fractions"]:
-            yield {
-                "phase": "probed",
-                "workload": workload.name,
-                "seed": seed,
-                "step": step,
-                "layers": layers,
-                "fraction": fraction,
-            }
+    """The measurements of one probe: every layer set at every fraction, on every split."""
+    settings = workload.settings
+    names = ("split", "layers", "fraction")
+    for values in itertools.product(
+        settings["evaluation_splits"], settings["layers"], settings["fractions"]
+    ):
+        unit = {"phase": "probed", "workload": workload.name, "seed": seed, "step": step}
+        yield unit | dict(zip(names, values, strict=True))
 
 
 def selected_unit(workload: Workload, seed: int, step: int, phase: str = "selected") -> Row:
@@ -97,22 +97,21 @@ def selected_unit(workload: Workload, seed: int, step: int, phase: str = "select
 
 
 def fine_tuned_units(workload: Workload, seed: int, step: int) -> Iterator[Row]:
-    """The fine-tuning runs that start from one probe's network."""
+    """The measurements of the fine-tuning runs that start from one probe's network.
+
+    Those of one run, on every split, follow each other.
+    """
     settings = workload.settings["fine_tuning"]
-    for layers in settings["layers"]:
-        for fraction in settings["fractions"]:
-            for criterion in settings["criteria"]:
-                for replacement in ("zero", "mean"):
-                    yield {
-                        "phase": "fine_tuned",
-                        "workload": workload.name,
-                        "seed": seed,
-                        "step": step,
-                        "layers": layers,
-                        "fraction": fraction,
-                        "criterion": criterion,
-                        "replacement": replacement,
-                    }
+    names = ("layers", "fraction", "criterion", "replacement", "split")
+    for values in itertools.product(
+        settings["layers"],
+        settings["fractions"],
+        settings["criteria"],
+        ("zero", "mean"),
+        workload.settings["evaluation_splits"],
+    ):
+        unit = {"phase": "fine_tuned", "workload": workload.name, "seed": seed, "step": step}
+        yield unit | dict(zip(names, values, strict=True))
 
 
 def check(workload: Workload) -> None:
@@ -143,15 +142,23 @@ def check(workload: Workload) -> None:
 
 def _check_examples(workload: Workload) -> None:
     settings = workload.settings
+    splits, scoring = tuple(settings["evaluation_splits"]), settings["scoring_examples"]
+    for split in splits:
+        choices.check("evaluation split", split, SPLITS)
+    if not splits or len(set(splits)) < len(splits):
+        raise ValueError(f"evaluation_splits are {splits}; give at least one, none twice")
+    if not 1 <= scoring <= workload.examples:
+        raise ValueError(
+            f"scoring_examples is {scoring}; it must be from 1 to the {workload.examples} training "
+            "examples"
+        )
     held_out = workload.load(workload.seeds[0]).validation.labels.shape[0]
-    limits: dict[str, tuple[int, str]] = {
-        "scoring_examples": (workload.examples, "training"),
-        "evaluation_examples": (held_out, "validation"),
-    }
-    for name, (most, split) in limits.items():
-        if not 1 <= settings[name] <= most:
+    left = {"train": workload.examples - scoring, "validation": held_out}
+    for split in splits:
+        if not 1 <= settings["evaluation_examples"] <= left[split]:
             raise ValueError(
-                f"{name} is {settings[name]}; it must be from 1 to the {most} {split} examples"
+                f"evaluation_examples is {settings['evaluation_examples']}; it must be from 1 to "
+                f"the {left[split]} {split} examples that are not scored with"
             )
 
 

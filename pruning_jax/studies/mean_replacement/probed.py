@@ -13,7 +13,7 @@ from pruning_jax.studies.phases import Row, Session, describe, pending, record, 
 from pruning_jax.studies.pretrained import Visit, load_variables
 from pruning_jax.studies.pretrained import unit_of as dense_unit
 from pruning_jax.studies.workloads import Workload
-from pruning_jax.types import Params
+from pruning_jax.types import Batch, Params
 from pruning_jax.units import UnitGraph
 
 
@@ -78,7 +78,25 @@ def measured(
     units: list[Row],
 ) -> list[Row]:
     """The rows of one probe."""
-    asked = [unit for unit in units if unit["phase"] == "probed"]
+    rows = []
+    for split in workload.settings["evaluation_splits"]:
+        asked = [unit for unit in units if unit.get("split") == split]
+        rows += _on_split(workload, graph, variables, examples.evaluation[split], scored, asked)
+    for unit in units[len(rows) :]:
+        detail = _activations if unit["phase"] == "activations" else _regression
+        rows.append(unit | detail(workload, graph, variables, examples, scored))
+    return rows
+
+
+def _on_split(
+    workload: Workload,
+    graph: UnitGraph,
+    variables: Params,
+    batch: Batch,
+    scored: Scored,
+    asked: list[Row],
+) -> list[Row]:
+    """The rows of one probe on one split."""
     unit_masks = [
         {
             name: grid.masks_of(workload, graph, scores, unit["layers"], unit["fraction"])
@@ -90,7 +108,7 @@ def measured(
         workload.pretraining.apply_fn,
         graph,
         variables,
-        examples.evaluation,
+        batch,
         [masks for by_criterion in unit_masks for masks in by_criterion.values()],
         means=scored.statistics.means,
     )
@@ -105,9 +123,6 @@ def measured(
         if len(names) == 1 and unit["fraction"] == grid.SHOWN:
             row |= _shown(workload, graph, scored, unit)
         rows.append(row)
-    for unit in units[len(asked) :]:
-        detail = _activations if unit["phase"] == "activations" else _regression
-        rows.append(unit | detail(workload, graph, variables, examples, scored))
     return rows
 
 

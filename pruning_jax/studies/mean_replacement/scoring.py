@@ -21,11 +21,11 @@ class Examples(NamedTuple):
 
     Attributes:
       scoring: D_s, of the training split: for the scores, and for the means that are folded.
-      evaluation: of the validation split: for the penalties.
+      evaluation: split -> examples for the penalties; of the training split none of D_s.
     """
 
     scoring: Batch
-    evaluation: Batch
+    evaluation: Mapping[str, Batch]
 
 
 class Scored(NamedTuple):
@@ -38,12 +38,16 @@ class Scored(NamedTuple):
 def draw(workload: Workload, dataset: data.Dataset, seed: int) -> Examples:
     """The examples of a seed."""
     key, settings = workload.keys(seed).pruning, workload.settings
-    return Examples(
-        data.sample(jax.random.fold_in(key, 0), dataset.train, settings["scoring_examples"]),
-        data.sample(
-            jax.random.fold_in(key, 1), dataset.validation, settings["evaluation_examples"]
-        ),
-    )
+    scored, measured = settings["scoring_examples"], settings["evaluation_examples"]
+    splits, evaluation = settings["evaluation_splits"], {}
+    if "validation" in splits:
+        own = jax.random.fold_in(key, 1)
+        evaluation["validation"] = data.sample(own, dataset.validation, measured)
+    count = scored + measured if "train" in splits else scored
+    drawn = data.sample(jax.random.fold_in(key, 0), dataset.train, count)
+    if "train" in splits:
+        evaluation["train"] = jax.tree.map(lambda leaf: leaf[scored:], drawn)
+    return Examples(jax.tree.map(lambda leaf: leaf[:scored], drawn), evaluation)
 
 
 def score(
