@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from configs import mean_replacement as configs
-from pruning_jax import checkpointing, evaluation, replacement, results, studies, trees, units
+from pruning_jax import (
+    checkpointing,
+    evaluation,
+    models,
+    replacement,
+    results,
+    studies,
+    tracing,
+    trees,
+    units,
+)
 from pruning_jax.studies import mean_replacement, phases, pretrained
 from pruning_jax.studies.mean_replacement import fine_tuned, grid, regression, scoring
 
@@ -69,10 +79,10 @@ def test_a_run_has_a_row_for_every_measurement_asked_for(finished):
     assert counted == {
         "pretrained": 1,
         "selected": 10,
-        "probed": 4 * 5 * 3,
+        "probed": 4 * 2 * 5 * 3,
         "activations": 1,
         "linear_regression": 1,
-        "fine_tuned": 2 * 2,
+        "fine_tuned": 2 * 2 * 2,
     }
     for row in of_phase(rows, "probed"):
         assert row["penalty"].keys() == row["pruned_accuracy"].keys() == set(configs_criteria())
@@ -98,14 +108,15 @@ def test_counts_follow_the_fraction_and_one_is_one(finished):
             assert row["removed"] == {name: expected[name] for name in row["removed"]}
 
 
+@pytest.mark.parametrize("split", grid.SPLITS)
 @pytest.mark.parametrize("layers", ["all", "firstconv", "midconv", "firstdense"])
 @pytest.mark.parametrize("fraction", [0.5, "one"])
-def test_penalties_are_those_of_networks_pruned_by_hand(finished, layers, fraction):
+def test_penalties_are_those_of_networks_pruned_by_hand(finished, layers, fraction, split):
     workload, _, rows = finished
-    (row,) = of_phase(rows, "probed", step=10, layers=layers, fraction=fraction)
+    (row,) = of_phase(rows, "probed", step=10, split=split, layers=layers, fraction=fraction)
     graph, variables, examples, scored = network(finished, 10)
     apply_fn = workload.pretraining.apply_fn
-    loss = functools.partial(evaluation.evaluate, apply_fn, batch=examples.evaluation)
+    loss = functools.partial(evaluation.evaluate, apply_fn, batch=examples.evaluation[split])
     before = loss(variables)
     np.testing.assert_allclose(row["loss"], before.loss, rtol=1e-6)
     for criterion in ("random", "weight_norm", "abs_mrs"):
@@ -125,7 +136,8 @@ def test_selections_and_squares_are_of_the_units_named(finished):
     workload, _, rows = finished
     graph, _, _, scored = network(finished, 10)
     (selected,) = of_phase(rows, "selected", step=10)
-    (probed,) = of_phase(rows, "probed", step=10, layers="firstconv", fraction=0.1)
+    unit = {"step": 10, "split": "train", "layers": "firstconv", "fraction": 0.1}
+    (probed,) = of_phase(rows, "probed", **unit)
     squares = np.asarray(scored.statistics.mean_square["params/Conv_0"])
     for criterion, scores in scored.scores.items():
         lowest = np.argsort(np.asarray(scores["params/Conv_0"]), kind="stable")[:1]
@@ -136,23 +148,29 @@ def test_selections_and_squares_are_of_the_units_named(finished):
     assert last["step"] == 20 and len(last["mean_square"]) == graph["params/Conv_1"].size
 
 
-def test_the_examples_for_scores_and_penalties_are_of_different_splits(finished):
+def test_the_examples_for_penalties_are_not_those_for_scores(finished):
     workload, *_ = finished
     dataset = workload.load(3)
     examples = scoring.draw(workload, dataset, 3)
     for drawn, split in (
         (examples.scoring, dataset.train),
-        (examples.evaluation, dataset.validation),
+        (examples.evaluation["train"], dataset.train),
+        (examples.evaluation["validation"], dataset.validation),
     ):
         there = {image.tobytes() for image in np.asarray(split.inputs)}
         assert all(image.tobytes() in there for image in np.asarray(drawn.inputs))
-    assert len(examples.scoring.labels) == 40 and len(examples.evaluation.labels) == 50
+    assert len(examples.scoring.labels) == 40
+    scored = {image.tobytes() for image in np.asarray(examples.scoring.inputs)}
+    for batch in examples.evaluation.values():
+        assert len(batch.labels) == 50
+        assert scored.isdisjoint(image.tobytes() for image in np.asarray(batch.inputs))
 
 
 def test_fine_tuning_starts_from_the_probe_and_keeps_removed_units_out(finished, monkeypatch):
     workload, session, rows = finished
-    (probed,) = of_phase(rows, "probed", step=20, layers="all", fraction=0.5)
     for row in of_phase(rows, "fine_tuned"):
+        unit = {"step": 20, "split": row["split"], "layers": "all", "fraction": 0.5}
+        (probed,) = of_phase(rows, "probed", **unit)
         start = probed["penalty"][row["criterion"]][row["replacement"]]
         np.testing.assert_allclose(row["penalty"]["0"], start, rtol=1e-4, atol=1e-5)
         assert list(row["penalty"]) == ["0", "2", "12"]
@@ -171,7 +189,9 @@ def test_fine_tuning_starts_from_the_probe_and_keeps_removed_units_out(finished,
     for row in of_phase(rows, "fine_tuned", criterion="abs_mrs"):
         unit = {key: value for key, value in row.items() if key != "penalty"}
         losses = fine_tuned._losses(workload, graph, dense, examples, scored, train, unit)
-        again = {str(count): loss - probed["loss"] for count, loss in losses.items()}
+        where = {"step": 20, "split": row["split"], "layers": "all", "fraction": 0.5}
+        (probed,) = of_phase(rows, "probed", **where)
+        again = {n: found[row["split"]] - probed["loss"] for n, found in losses.items()}
         np.testing.assert_allclose(list(again.values()), list(row["penalty"].values()), atol=1e-5)
     for kept, state in seen:
         removed = trees.map_selected(
@@ -222,7 +242,19 @@ def test_an_interrupted_run_ends_like_a_whole_one(finished, tmp_path, monkeypatc
 def test_claims_and_figures_are_written(finished):
     _, session, _ = finished
     claims = results.read(session.run.path).claims
-    assert [claim["id"] for claim in claims] == [f"M{i}" for i in range(1, 8)]
+    assert [claim["id"] for claim in claims] == [
+        "M1",
+        "M1",
+        "M2",
+        "M2",
+        "M3",
+        "M3",
+        "M4",
+        "M4",
+        "M5",
+        "M6",
+        "M7",
+    ]
     assert len(list((session.run.path / "figures").glob("*.svg"))) >= 6
     kept = checkpointing.load(
         session.run.checkpoints / "pretrained/small_conv_digits/seed=3,step=5"
@@ -256,7 +288,9 @@ def test_the_row_of_the_regression_says_so_of_the_network(finished):
         ("layers", {"midconv": ("params/Conv_9",)}, "Conv"),
         ("layers", {"midconv": ("params/Dense_2",)}, "not prunable"),
         ("scoring_examples", 0, "scoring_examples"),
-        ("evaluation_examples", 201, "200 validation"),
+        ("evaluation_examples", 201, "that are not scored with"),
+        ("evaluation_splits", ("test",), "evaluation split"),
+        ("evaluation_splits", ("train", "train"), "none twice"),
         ("probe_every", 0, "probe_every"),
         ("selection_every", 21, "selection_every"),
         ("selection", {"layers": "all", "fraction": 0.1}, "several layers"),
@@ -280,7 +314,7 @@ def test_a_bad_value_is_refused_before_anything_runs(field, value, named):
 
 
 def test_the_variants_describe_studies_that_exist(tfds_dir):
-    for variant in ("smoke", "cpu", "paper", "imagenet_smoke"):
+    for variant in ("smoke", "cpu", "imagenet_smoke"):
         config = configs.get_config(variant).to_dict()
         json.dumps(config)
         for values in config["workloads"].values():
@@ -291,6 +325,18 @@ def test_the_variants_describe_studies_that_exist(tfds_dir):
         configs.get_config("nope")
 
 
+@pytest.mark.parametrize("variant, side", [("paper", 32), ("imagenet", 64)])
+def test_the_layer_sets_of_large_variants_are_spaces_of_their_networks(variant, side):
+    for values in configs.get_config(variant).to_dict()["workloads"].values():
+        model = dict(values["model"])
+        module = models.build(model.pop("name"), 10, **model)
+        inputs = jnp.zeros((2, side, side, 3))
+        variables = jax.eval_shape(lambda m=module, x=inputs: models.init(m, jax.random.key(0), x))
+        graph = units.graph(tracing.trace(models.apply_fn(module), variables, inputs))
+        for layers in values["layers"].values():
+            assert layers == "all" or all(graph[layer].prunable for layer in layers)
+
+
 def test_alexnet_runs_the_study_on_stand_in_images(tmp_path):
     config = configs.get_config("imagenet_smoke").to_dict()
     (values,) = config["workloads"].values()
@@ -299,5 +345,5 @@ def test_alexnet_runs_the_study_on_stand_in_images(tmp_path):
     values |= {"evaluation_examples": 20, "training": values["training"] | {"epochs": 1}}
     values["fine_tuning"] = values["fine_tuning"] | {"probes": (4,), "steps": (2,)}
     _, _, rows = run_in(tmp_path / "run", config=config)
-    assert len(of_phase(rows, "probed")) == 5 and len(of_phase(rows, "fine_tuned")) == 4
+    assert len(of_phase(rows, "probed")) == 10 and len(of_phase(rows, "fine_tuned")) == 8
     assert all(np.isfinite(row["loss"]) for row in of_phase(rows, "probed"))
