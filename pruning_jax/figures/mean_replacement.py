@@ -200,11 +200,7 @@ def ever_selected(selected: list[Row], size: int) -> Figure:
 
 
 def penalty_by_fraction(settings: list[Row]) -> Figure:
-    """Figure 8: the penalty against the share of units removed, a panel a layer set.
-
-    Args:
-      settings: comparable rows; a point is the mean over probes and seeds.
-    """
+    """Figure 8: the mean penalty over probes and seeds against the share of units removed."""
     fractions = sorted({row["fraction"] for row in settings}, key=_rank)
     layer_sets = _layer_sets(settings)
     figure, axes = methods.grid(len(layer_sets))
