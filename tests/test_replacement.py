@@ -50,6 +50,19 @@ def test_folded_network_is_the_clamped_network(name):
     assert min(differences[:2]) > 1e-3
 
 
+def test_a_model_with_state_of_its_own_has_no_means():
+    apply_fn, variables, inputs = replacement_networks.NETWORKS["dense"]()
+    calls = []
+
+    def counting(variables, inputs):
+        calls.append(1)
+        return apply_fn(variables, inputs) * len(calls)
+
+    graph = units.graph(tracing.trace(counting, variables, inputs))
+    with pytest.raises(ValueError, match="Python-side state"):
+        replacement.unit_means(counting, graph, variables, batch(inputs))
+
+
 def hand_written(variables, x, clamp=lambda name, h: h):
     v = variables
     spec = ("NHWC", "HWIO", "NHWC")
@@ -337,7 +350,7 @@ def test_means_of_another_model_or_of_bad_examples_are_refused():
     def other(v, x):
         return apply_fn(v, jnp.tanh(x))
 
-    with pytest.raises(ValueError, match="other operations than those of the graph"):
+    with pytest.raises(ValueError, match="they differ in equation 0"):
         replacement.unit_means(other, graph, variables, batch(inputs))
     with pytest.raises(ValueError, match="not all finite"):
         bad = inputs.at[0].set(jnp.nan)

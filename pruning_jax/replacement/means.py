@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from pruning_jax import losses
-from pruning_jax.curvature import averaging
+from pruning_jax.curvature import averaging, purity
 from pruning_jax.tracing import equations
 from pruning_jax.types import ApplyFn, Array, Batch, Params, PyTree
 from pruning_jax.units import UnitGraph
@@ -67,8 +67,8 @@ def unit_means(
       several axes has none.
 
     Raises:
-      ValueError: no batches, inputs or labels that do not fit or are not finite, or another model
-        than the graph's.
+      ValueError: no batches, inputs or labels that do not fit or are not finite, a model that
+        depends on Python-side state, or another one than the graph's.
 
     Source: Evci et al. 2018, *Mean Replacement Pruning*, section 3.
     """
@@ -76,7 +76,10 @@ def unit_means(
     names = tuple(equation.name for equation in graph.trace.model.equations)
 
     def sums() -> Iterator[tuple[int, PyTree]]:
-        for batch in averaging.checked(apply_fn, variables, batches, losses.cross_entropy):
+        checked = averaging.checked(apply_fn, variables, batches, losses.cross_entropy)
+        for number, batch in enumerate(checked):
+            if not number:
+                purity.check(apply_fn, graph.trace.model, variables, batch.inputs)
             part = _sums(apply_fn, read, names, variables, batch.inputs)
             yield jax.tree.leaves(batch.inputs)[0].shape[0], part
 
