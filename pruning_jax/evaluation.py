@@ -61,6 +61,6 @@ def evaluate(
     totals = np.zeros((2, *batch.labels.shape[:axis]))
     for first in range(0, examples, chunk):
         place = (slice(None),) * axis + (slice(first, first + chunk),)
-        loss_sum, right = sums(variables, Batch(batch.inputs[place], batch.labels[place]))
+        loss_sum, right = sums(variables, jax.tree.map(lambda x, at=place: x[at], batch))
         totals += np.asarray([loss_sum, right], np.float64)
     return Metrics(totals[0] / examples, totals[1] / examples)

@@ -66,7 +66,12 @@ def measure(
       ValueError: unit masks that the graph refuses; means that cannot be folded; no examples.
     """
     variants = list(variants)
-    chunk = chunk or _CHUNK.get(jax.default_backend(), _CHUNK_ELSEWHERE)
+    chunk = _CHUNK.get(jax.default_backend(), _CHUNK_ELSEWHERE) if chunk is None else chunk
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; it must be 1 example or more")
+    for value, mean in (means or {}).items():
+        if not np.isfinite(np.asarray(mean)).all():
+            raise ValueError(f"the means at value {value} are not all finite")
     if len(batch.labels) == 1:
         batch = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0), batch)
     dense = evaluation.evaluate(apply_fn, variables, batch, loss=loss, chunk=chunk)
@@ -116,7 +121,8 @@ def _sums(
     names = tuple(variants[0])
     shifts = [None] * len(variants)
     if means is not None:
-        shift = _shift(apply_fn, *_specification(variables, batch.inputs[:2]))
+        first = jax.tree.map(lambda x: x[:2], batch.inputs)
+        shift = _shift(apply_fn, *_specification(variables, first))
         shifts = [shift(variables, means, unit_masks) for unit_masks in variants]
     totals: Any = 0.0
     for piece in _pieces(batch, chunk):

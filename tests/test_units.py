@@ -241,6 +241,27 @@ def test_what_is_not_understood_is_named_and_not_prunable(kind, reason):
     assert not graph["a"].prunable
 
 
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("added_to_a_concatenation", "concatenate makes them something else than zero"),
+        ("bias_used_twice", "reduce_sum takes their parameters"),
+        ("scale_in_a_penalty", "reduce_sum takes their parameters"),
+        ("reduced_past_a_scale", "reduce_max mixes them into the network's outputs"),
+        ("divided_by_a_leaf", "give no finite number"),
+        ("positions_into_channels", "a reshape merges their axis"),
+    ],
+)
+def test_units_that_cannot_be_taken_out_alone_are_not_prunable(name, reason):
+    *_, graph = graph_of(name)
+    assert reason in graph["w"].reason
+
+
+def test_a_class_token_is_a_slice_of_its_units():
+    *_, graph = graph_of("class_token")
+    assert [p.leaf for p in graph["w"].producers] == ["w", "b", "c"] and graph["w"].prunable
+
+
 def test_an_unknown_layer_is_refused_with_the_nearest():
     *_, graph = graph_of("residual")
     with pytest.raises(ValueError, match="did you mean 'params/Conv_1'"):

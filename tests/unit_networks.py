@@ -170,6 +170,89 @@ class Attention(nn.Module):
         return nn.Dense(CLASSES)(nn.LayerNorm()(x + nn.Dense(8)(h)).mean(1))
 
 
+def _plain(function, *shape):
+    """Functions of a few arrays that meet units in unusual ways."""
+    variables = {
+        "w": draw(0, 4, 6),
+        "b": draw(1, 6),
+        "w2": draw(2, 4, 6),
+        "b2": draw(3, 6),
+        "k": draw(4, 2, 1, 6),
+        "g": 1 + 0.3 * draw(5, 6),
+        "c": draw(6, 6),
+        "gate": draw(7, 6, 1),
+        "o": draw(8, 6, CLASSES),
+    }
+    return function, variables, draw(10, *shape)
+
+
+def _hidden(v, x):
+    return jax.nn.silu(x @ v["w"] + v["b"])
+
+
+def _layer_norm(v, z):
+    centred = z - z.mean(-1, keepdims=True)
+    spread = jnp.square(centred).mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(spread + 1e-5) * v["g"] + v["c"]
+
+
+def _added_to_a_concatenation(v, x):
+    """A unit's place in a sum is taken by an input in one of the summands."""
+    wide = jnp.concatenate([x[:, :2], _hidden(v, x)[:, :4]], 1)
+    return (wide + jnp.tanh(x @ v["w2"] + v["b2"])) @ v["o"]
+
+
+def _positions_of_two_kinds(v, x):
+    """Positions whose units are zero at zero beside positions where they are not."""
+    both = [_hidden(v, x), jax.nn.sigmoid(x @ v["w2"] + v["b2"])]
+    return jnp.tanh(jnp.concatenate(both, 1)).mean(1) @ v["o"]
+
+
+def _class_token(v, x):
+    """A leaf as one more position."""
+    token = jnp.broadcast_to(v["c"], (len(x), 1, 6))
+    return jnp.tanh(jnp.concatenate([token, _hidden(v, x)], 1)).mean(1) @ v["o"]
+
+
+def _normed_after_depthwise(v, x):
+    numbers = ("NWC", "WIO", "NWC")
+    h = jax.lax.conv_general_dilated(
+        _hidden(v, x), v["k"], (1,), "VALID", dimension_numbers=numbers, feature_group_count=6
+    )
+    return _layer_norm(v, h).mean(1) @ v["o"]
+
+
+def _bias_used_twice(v, x):
+    return _hidden(v, x) @ v["o"] + v["b"].sum() * x[:, :CLASSES]
+
+
+def _scale_in_a_penalty(v, x):
+    return (_hidden(v, x) * v["g"]) @ v["o"] + jnp.sum(v["g"] ** 2) * x[:, :CLASSES]
+
+
+def _reduced_past_a_scale(v, x):
+    z = x @ v["w"] + v["b"]
+    return (z * v["g"]) @ v["o"] + z.max(1, keepdims=True) * x[:, :CLASSES]
+
+
+def _divided_by_a_leaf(v, x):
+    return (_hidden(v, x) * (1 / v["g"])) @ v["o"]
+
+
+def _normed_after_pooling(v, x):
+    return _layer_norm(v, _hidden(v, x).mean(1)) @ v["o"]
+
+
+def _gated_by_one_unit(v, x):
+    h = _hidden(v, x)
+    return (h * (h @ v["gate"])) @ v["o"]
+
+
+def _positions_into_channels(v, x):
+    h = _hidden(v, x).reshape(-1, 4, 2, 3).swapaxes(1, 2).reshape(-1, 8, 3)
+    return h.mean(1) @ v["o"][:3]
+
+
 IMAGES = (3, 10, 10, 2)
 ROWS = (5, 4)
 
@@ -189,4 +272,15 @@ UNIT_NETWORKS = {
     "parametric": lambda: _linen(Parametric(), *ROWS),
     "gated_units": lambda: _linen(GatedUnits(), *ROWS),
     "attention": lambda: _linen(Attention(), 3, 5, 4),
+    "added_to_a_concatenation": lambda: _plain(_added_to_a_concatenation, *ROWS),
+    "positions_of_two_kinds": lambda: _plain(_positions_of_two_kinds, 5, 4, 4),
+    "class_token": lambda: _plain(_class_token, 5, 4, 4),
+    "normed_after_depthwise": lambda: _plain(_normed_after_depthwise, 5, 4, 4),
+    "bias_used_twice": lambda: _plain(_bias_used_twice, *ROWS),
+    "scale_in_a_penalty": lambda: _plain(_scale_in_a_penalty, *ROWS),
+    "reduced_past_a_scale": lambda: _plain(_reduced_past_a_scale, *ROWS),
+    "divided_by_a_leaf": lambda: _plain(_divided_by_a_leaf, *ROWS),
+    "normed_after_pooling": lambda: _plain(_normed_after_pooling, 5, 4, 4),
+    "gated_by_one_unit": lambda: _plain(_gated_by_one_unit, *ROWS),
+    "positions_into_channels": lambda: _plain(_positions_into_channels, 5, 4, 4),
 }

@@ -23,7 +23,12 @@ def specification(variables: Params, inputs: PyTree) -> tuple[Any, tuple]:
 def output_width(apply_fn: ApplyFn, structure: Any, arrays: tuple) -> int:
     """The width of the logits of a model of that `specification`."""
     shapes = [jax.ShapeDtypeStruct(*array) for array in arrays]
-    logits = jax.eval_shape(apply_fn, *jax.tree.unflatten(structure, shapes))
+    variables, inputs = jax.tree.unflatten(structure, shapes)
+    try:
+        logits = jax.eval_shape(apply_fn, variables, inputs)
+    except TypeError as error:
+        found = [leaf.shape for leaf in jax.tree.leaves(inputs)]
+        raise ValueError(f"apply_fn failed for inputs of shape {found}: {error}") from error
     if len(getattr(logits, "shape", ())) != 2:
         raise ValueError(f"apply_fn returned {logits}; it must return logits (examples, outputs)")
     return logits.shape[1]

@@ -34,12 +34,14 @@ class Field(NamedTuple):
         primitive after which it is not known.
       sources: the leaves that have a part in the entries, each with whether it was only
         rearranged on its way there.
+      rest: as `zero`, of the entries that are no unit's, where there are any.
     """
 
     axes: tuple[int, ...]
     atoms: np.ndarray
     zero: float | str
     sources: frozenset[tuple[Source, bool]] = frozenset()
+    rest: float | str = 0.0
 
 
 Fields = tuple[Field, ...]
@@ -142,7 +144,9 @@ def reshaped(
     for before, after in groups(old, new):
         inside = [field for field in fields if set(field.axes) & set(before)]
         if [old[axis] for axis in before] == [new[axis] for axis in after]:
-            found.extend(moved(tuple(inside), dict(zip(before, after, strict=True)).__getitem__))
+            whole = tuple(field for field in inside if set(field.axes) <= set(before))
+            found.extend(moved(whole, dict(zip(before, after, strict=True)).__getitem__))
+            merged.extend(([field], before, after) for field in inside if field not in whole)
             continue
         single = [field for field in inside if field.atoms.size == 1]
         inside = [field for field in inside if field.atoms.size > 1]

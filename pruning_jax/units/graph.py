@@ -216,7 +216,8 @@ class _Plan:
 
     def _reason(self, number: int, makers: list[str], readings: list) -> str | None:
         entries = self.entries.get(number, ())
-        lost = [entry.zero for entry in entries if isinstance(entry.zero, str)]
+        zeros = [entry.zero for entry in entries]
+        lost = [zero for zero in zeros if isinstance(zero, str)]
         if not makers and any(entry.lost for entry in entries):
             return f"what enters {entries[0].layer} comes from a layer, by a way not understood"
         if not makers:
@@ -229,6 +230,8 @@ class _Plan:
             return "their axis is split where it is read"
         if NORM in lost:
             return f"{self.mixed[number]} mixes them, with no scale of their own after it"
+        if any(zero != zero for zero in zeros):
+            return "their slices at zero give no finite number"
         if lost:
             return f"{lost[0]} makes them something else than zero where their slices are zero"
         return None

@@ -41,15 +41,18 @@ def _produce(walk: Walk, number: int, field: Field, axes: tuple[int, ...], role:
         link = Link(number, source, role if own else "scale", layer.name if own else None)
         walk.notes.links.append(link)
     zero = field.zero if field.zero in (0.0, NORM) else role
-    return Field(axes, field.atoms, zero, field.sources)
+    return Field(axes, field.atoms, zero, field.sources, rest=role)
 
 
 def _carried(data: Field, axes: tuple[int, ...], name: str) -> Field:
-    return data._replace(axes=axes, zero=data.zero if data.zero == 0.0 else name)
+    zero, rest = (number if number == 0.0 else name for number in (data.zero, data.rest))
+    return data._replace(axes=axes, zero=zero, rest=rest)
 
 
 def _readable(walk: Walk, number: int, equation: Equation) -> bool:
     data = [value for value in equation.inputs if walk.is_data(value)]
+    if not data:
+        walk.refuse(equation, f"{equation.name} takes their parameters")
     if len(data) > 1:
         walk.refuse(equation, f"{equation.name} multiplies them with data")
     elif data and number not in walk.layers:
@@ -74,7 +77,8 @@ def dot_general(walk: Walk, number: int, equation: Equation) -> None:
         data, weight = labels.on(ours, axis), labels.on(theirs, other)
         if data is not None and weight is not None and len(data.axes) == len(weight.axes) == 1:
             walk.notes.same(data.atoms, weight.atoms)
-            found.append(_produce(walk, number, weight, (place,), "scale"))
+            result = _produce(walk, number, weight, (place,), "scale")
+            found.append(result._replace(sources=result.sources | data.sources))
         elif data is not None:
             walk.notes.block([data], UNREAD.format(walk.layers[number].name))
     for which, fields in ((side, ours), (1 - side, theirs)):
@@ -123,7 +127,10 @@ def convolution(walk: Walk, number: int, equation: Equation) -> None:
     if outputs is not None and len(outputs.axes) == 1:
         depthwise = groups > 1 and walk.shape(kernel)[spec.rhs_spec[1]] == 1 and data is not None
         role = "depthwise" if depthwise else "kernel"
-        found = [_produce(walk, number, outputs, (spec.out_spec[1],), role)]
+        result = _produce(walk, number, outputs, (spec.out_spec[1],), role)
+        if depthwise:
+            result = result._replace(sources=result.sources | data.sources)
+        found = [result]
     walk.fields[equation.outputs[0]] = tuple(found)
     walk.read(equation.outputs[0])
 

@@ -86,7 +86,8 @@ def check_masks(graph: UnitGraph, unit_masks: UnitMasks) -> None:
     """Checks that unit masks fit a graph; works under ``jit``, where names and shapes are known.
 
     Raises:
-      ValueError: an unknown space, one that may not be pruned, or no booleans of shape (size,).
+      ValueError: an unknown space, one that may not be pruned, no booleans of shape (size,), or
+        none of them True.
     """
     for name, mask in unit_masks.items():
         size = _prunable(graph, name).size
@@ -95,13 +96,15 @@ def check_masks(graph: UnitGraph, unit_masks: UnitMasks) -> None:
             raise ValueError(
                 f"the unit mask of {name!r} must be booleans of shape ({size},), not {what}"
             )
+        if not isinstance(mask, jax.core.Tracer) and not np.asarray(mask).any():
+            raise ValueError(f"the unit mask of {name!r} removes all {size} units; keep some")
 
 
 def parameter_masks(graph: UnitGraph, variables: Params, unit_masks: UnitMasks) -> Masks:
     """Masks that remove the parameters which make a removed unit's output, so that it is zero.
 
-    They are its slices of the kernels, biases and norms that produce it, and of the kernels that
-    it enters where its activation would be another constant than zero. Works under ``jit``.
+    They are its slices of what produces it, and of the kernels that it enters where its activation
+    would be another constant than zero. Works under ``jit``.
 
     Args:
       graph: of the model.
@@ -129,14 +132,7 @@ def parameter_masks(graph: UnitGraph, variables: Params, unit_masks: UnitMasks) 
 
 
 def remove(graph: UnitGraph, variables: Params, unit_masks: UnitMasks) -> Params:
-    """Sets the parameters of the removed units to zero, so that their output is zero.
-
-    Args:
-      graph, variables, unit_masks: as in `parameter_masks`.
-
-    Raises:
-      ValueError: as `parameter_masks`.
-    """
+    """Sets the parameters that `parameter_masks` covers to zero; raises as it does."""
     return masks.apply(variables, parameter_masks(graph, variables, unit_masks))
 
 

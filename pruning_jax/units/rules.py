@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 
-import numpy as np
-
 from pruning_jax.tracing import Trace
 from pruning_jax.tracing.equations import Equation
-from pruning_jax.units import bodies, layer_rules, zeros
+from pruning_jax.units import bodies, joining, layer_rules, zeros
 from pruning_jax.units import fields as labels
-from pruning_jax.units.fields import NONE, Field
+from pruning_jax.units.fields import Field
 from pruning_jax.units.walk import Walk
 
 
@@ -94,41 +92,8 @@ def _pad(walk: Walk, number: int, equation: Equation) -> None:
     fields = labels.padded(walk.fields.get(source, ()), config)
     added = walk.numbers.get(value)
     fields = [f if f.zero == added else f._replace(zero="pad") for f in fields]
+    fields = [f._replace(rest=joining.common([f.rest, added], "pad")) for f in fields]
     walk.carry(source, equation.outputs[0], fields)
-
-
-def _concatenate(walk: Walk, number: int, equation: Equation) -> None:
-    axis, result = equation.params["dimension"], equation.outputs[0]
-    along, beside = [], []
-    for value in equation.inputs:
-        fields = walk.fields.get(value, ())
-        field = labels.on(fields, axis)
-        if field is not None and len(field.axes) > 1:
-            walk.notes.block([field], "they are concatenated along a part of their axis")
-            field = None
-        along.append((field, walk.shape(value)[axis]))
-        beside.append([f for f in fields if axis not in f.axes])
-    found = [f for fields in beside[:1] for f in fields]
-    for fields in beside[1:]:
-        for field in fields:
-            same = next((f for f in found if f.axes == field.axes), None)
-            if same is None:
-                walk.notes.block([field], "they are concatenated with what has no such units")
-            else:
-                walk.notes.same(same.atoms, field.atoms)
-    pieces = [field for field, _ in along if field is not None]
-    if pieces:
-        atoms = [np.full(n, NONE) if field is None else field.atoms for field, n in along]
-        values = {field.zero for field in pieces}
-        zero = values.pop() if len(values) == 1 else "concatenate"
-        sources = frozenset().union(*(field.sources for field in pieces))
-        found.append(Field((axis,), np.concatenate(atoms), zero, sources))
-    walk.fields[result] = tuple(found)
-    read = [walk.readings[value] for value in equation.inputs if value in walk.readings]
-    if read:
-        walk.readings[result] = frozenset().union(*read)
-    if walk.pooled.intersection(equation.inputs):
-        walk.pooled.add(result)
 
 
 def _reduce(walk: Walk, number: int, equation: Equation) -> None:
@@ -138,9 +103,14 @@ def _reduce(walk: Walk, number: int, equation: Equation) -> None:
     inside = [field for field in fields if set(field.axes) & set(axes)]
     if walk.is_data(source):
         walk.notes.mixed.extend((equation.name, field) for field in inside)
+        walk.mixed[result] = tuple((equation.name, field.atoms) for field in inside)
+    else:
+        walk.notes.block(inside, f"{equation.name} takes their parameters")
     sums = equation.name == "reduce_sum"
     outside = [
-        f._replace(zero=equation.name) if sums and f.zero != 0.0 else f
+        f._replace(zero=equation.name, rest=equation.name)
+        if sums and (f.zero != 0.0 or f.rest != 0.0)
+        else f
         for f in fields
         if f not in inside
     ]
@@ -156,8 +126,12 @@ def _window(walk: Walk, number: int, equation: Equation) -> None:
     fields = walk.fields.get(source, ())
     across = [field for field in fields if any(sizes[axis] > 1 for axis in field.axes)]
     walk.notes.block(across, f"{equation.name} goes over their axis")
-    largest = equation.name == "reduce_window_max"
-    kept = [f if largest or f.zero == 0.0 else f._replace(zero=equation.name) for f in fields]
+    name = equation.name
+    largest, sums = name == "reduce_window_max", name == "reduce_window_sum"
+    kept = [
+        f if largest or (sums and f.zero == 0.0) else f._replace(zero=name, rest=name)
+        for f in fields
+    ]
     walk.carry(source, result, [f for f in kept if not any(sizes[a] > 1 for a in f.axes)])
     if kept and walk.is_data(source):
         walk.pooled.add(result)
@@ -172,7 +146,7 @@ RULES: dict[str, Callable[[Walk, int, Equation], None]] = {
     "split": _split,
     "rev": _rev,
     "pad": _pad,
-    "concatenate": _concatenate,
+    "concatenate": joining.concatenate,
     **dict.fromkeys(["reduce_sum", "reduce_max", "reduce_min", "reduce_prod"], _reduce),
     **dict.fromkeys(
         ["reduce_window", "reduce_window_max", "reduce_window_min", "reduce_window_sum"], _window
@@ -196,14 +170,18 @@ def walk(trace: Trace, unmasked: frozenset[str] = frozenset()) -> Walk:
         name = equation.name
         if number in walked.layers or not walked.made.isdisjoint(equation.inputs):
             walked.made.update(equation.outputs)
-        if name in zeros.ELEMENTWISE:
-            walked.elementwise(number, equation, name)
+        body = name if name in zeros.ELEMENTWISE else None
+        if body is None and name not in RULES:
+            body = bodies.elementwise(equation)
+        if body is not None:
+            walked.elementwise(number, equation, body)
         elif name in RULES:
             RULES[name](walked, number, equation)
-        elif (body := bodies.elementwise(equation)) is not None:
-            walked.elementwise(number, equation, body)
         else:
             walked.refuse(equation, f"{name} is not understood")
+        walked.follow_mixing(number, equation, body is not None)
+    for name, atoms in walked.mixed.get(trace.model.output, ()):
+        walked.notes.blocked.append((f"{name} mixes them into the network's outputs", atoms))
     outputs = walked.fields.get(trace.model.output, ())
     walked.notes.block(outputs, "they are the network's outputs")
     return walked

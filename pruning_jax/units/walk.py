@@ -23,6 +23,7 @@ class Walk:
       readings: value -> the values of the readings that it carries.
       pooled: the values that are pooled since they were read.
       made: the values that some layer has a part in.
+      mixed: value -> the primitive that reduced units with one another into it, and their labels.
     """
 
     def __init__(self, trace: Trace, unmasked: frozenset[str] = frozenset()) -> None:
@@ -34,6 +35,7 @@ class Walk:
         self.readings: dict[int, frozenset[int]] = {}
         self.pooled: set[int] = set()
         self.made: set[int] = set()
+        self.mixed: dict[int, tuple[tuple[str, np.ndarray], ...]] = {}
         for name, value in self.model.leaves.items():
             self.fields[value] = tuple(
                 self._whole(name, (axis,), (size,), NORM if name in unmasked else 0.0)
@@ -59,7 +61,7 @@ class Walk:
 
     def refuse(self, equation: Equation, reason: str) -> None:
         """Blocks the units that enter an equation; its results have no labels."""
-        for value in filter(self.is_data, equation.inputs):
+        for value in equation.inputs:
             self.notes.block(self.fields.get(value, ()), reason)
 
     def carry(self, source: int, result: int, fields: Iterable[Field]) -> None:
@@ -88,7 +90,7 @@ class Walk:
                 if isinstance(found, float):
                     self.numbers[result] = found
             return
-        merged = self._merged(data or labelled)
+        merged = self._merged(data or labelled, self.shape(result))
         if any(map(self.is_data, inputs)):
             merged = [
                 field._replace(sources=frozenset()) if not data else field for field in merged
@@ -100,25 +102,29 @@ class Walk:
             merged = [self._sources(labelled, field, function) for field in merged]
         found = []
         for field in merged:
-            numbers = [self._number(value, field.axes) for value in inputs]
-            found.append(field._replace(zero=self._zero(function, equation, numbers)))
+            zero = self._zero(function, equation, [self._number(v, field) for v in inputs])
+            rest = self._zero(function, equation, [self._rest(v, field) for v in inputs])
+            found.append(field._replace(zero=zero, rest=rest))
         self.fields[result] = tuple(found)
         if data:
-            self._read_after(data, result)
+            self._read_after(equation, data, result)
 
-    def _read_after(self, data: list[int], result: int) -> None:
+    def _read_after(self, equation: Equation, data: list[int], result: int) -> None:
         carried = {self.readings.get(value) for value in data}
-        if len(carried) == 1 and self.pooled.issuperset(data) and None not in carried:
+        alone = self.mixed.keys().isdisjoint(equation.inputs) and self.pooled.issuperset(data)
+        if len(carried) == 1 and alone and None not in carried:
             self.readings[result] = carried.pop()
             self.pooled.add(result)
         else:
             self.read(result)
 
-    def _merged(self, values: list[int]) -> list[Field]:
-        """The fields of several values of one shape as one."""
+    def _merged(self, values: list[int], shape: tuple[int, ...]) -> list[Field]:
+        """The fields of several values as those of a result; one unit beside several is no unit."""
         merged: dict[tuple[int, ...], Field] = {}
         for value in values:
             for field in self.fields[value]:
+                if field.atoms.shape != tuple(shape[axis] for axis in field.axes):
+                    continue
                 other = merged.get(field.axes)
                 if other is None:
                     clash = [f for f in merged.values() if set(f.axes) & set(field.axes)]
@@ -129,12 +135,13 @@ class Walk:
                 else:
                     atoms, sources = other.atoms, other.sources | field.sources
                     if atoms is not field.atoms:
-                        self._unite(field.atoms, atoms)
+                        self.unite(field.atoms, atoms)
                         atoms = np.where(atoms == NONE, field.atoms, atoms)
                     merged[field.axes] = other._replace(atoms=atoms, sources=sources)
         return list(merged.values())
 
-    def _unite(self, a: np.ndarray, b: np.ndarray) -> None:
+    def unite(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Notes that labels, where both have any, stand for the same units."""
         both = (a != NONE) & (b != NONE)
         self.notes.same(a[both], b[both])
 
@@ -145,24 +152,51 @@ class Walk:
         result = list(merged)
         for field in self.fields[value]:
             place = next((i for i, f in enumerate(result) if f.axes == field.axes), None)
+            if place is not None and result[place].atoms.shape != field.atoms.shape:
+                continue
             if place is None:
                 clash = [f for f in result if set(f.axes) & set(field.axes)]
                 self.notes.block(clash, f"{equation.name} splits their axis in another way")
                 continue
             other = result[place]
             if other.atoms is not field.atoms:
-                self._unite(other.atoms, field.atoms)
+                self.unite(other.atoms, field.atoms)
             result[place] = other._replace(sources=other.sources | field.sources)
             for source, plain in sorted(field.sources):
                 role = _role(function, plain, equation.inputs.index(value))
                 self.notes.links.append(Link(number, source, role))
         return result
 
-    def _number(self, value: int, axes: tuple[int, ...]) -> float | str | None:
-        for field in self.fields.get(value, ()):
-            if field.axes == axes:
-                return field.zero
+    def _number(self, value: int, field: Field) -> float | str | None:
+        """What an operand has where the result has units."""
+        for own in self.fields.get(value, ()):
+            if own.axes == field.axes and own.atoms.shape == field.atoms.shape:
+                beside = (own.atoms == NONE) & (field.atoms != NONE)
+                return own.zero if own.zero == own.rest or not beside.any() else "concatenate"
         return self.numbers.get(value)
+
+    def _rest(self, value: int, field: Field) -> float | str | None:
+        """What an operand has where the result has none."""
+        for own in self.fields.get(value, ()):
+            if own.axes == field.axes and own.atoms.shape == field.atoms.shape:
+                return own.rest if (own.atoms[field.atoms == NONE] == NONE).all() else None
+        return self.numbers.get(value)
+
+    def follow_mixing(self, number: int, equation: Equation, elementwise: bool) -> None:
+        """Follows what units were reduced into until it meets the units themselves again.
+
+        That is a norm. Where it meets a layer first, the units may not be pruned.
+        """
+        entering = [each for value in equation.inputs for each in self.mixed.get(value, ())]
+        for name, atoms in {id(atoms): (name, atoms) for name, atoms in entering}.values():
+            for result in equation.outputs:
+                fields = self.fields.get(result, ())
+                if elementwise and any(np.isin(atoms, field.atoms).any() for field in fields):
+                    continue
+                if number in self.layers:
+                    self.notes.blocked.append((f"{name} mixes them into what a layer takes", atoms))
+                else:
+                    self.mixed[result] = (*self.mixed.get(result, ()), (name, atoms))
 
     def _zero(self, function: Any, equation: Equation, numbers: list) -> float | str:
         known = [number if isinstance(number, float) else None for number in numbers]

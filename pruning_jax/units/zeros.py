@@ -78,12 +78,14 @@ ELEMENTWISE = frozenset([*FUNCTIONS, *UNKNOWN, *SAME, "mul", "integer_pow", "sel
 
 
 def apply(name: str, params: Mapping[str, Any], numbers: Sequence[Number]) -> Number:
-    """The result of an elementwise primitive on numbers.
+    """The result of an elementwise primitive on numbers; NaN where it is not finite.
 
-    A product with zero is zero whatever the other factor, which is taken to be finite.
+    A product with zero is zero whatever the other factor where that is not known.
     """
     if name in SAME:
         return numbers[0]
+    if not all(number is None or math.isfinite(number) for number in numbers):
+        return math.nan
     if name == "mul" and 0.0 in numbers:
         return 0.0
     if name == "div" and numbers[0] == 0.0 and numbers[1] is None:
@@ -100,4 +102,4 @@ def apply(name: str, params: Mapping[str, Any], numbers: Sequence[Number]) -> Nu
             found = np.float64(numbers[0]) ** params["y"]
         else:
             found = FUNCTIONS[name](*map(np.float64, numbers))
-    return float(found) if math.isfinite(found) else None
+    return float(found) if math.isfinite(found) else math.nan
