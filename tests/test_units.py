@@ -192,6 +192,17 @@ def test_activations_are_read_before_pooling():
     assert shapes == [(3, 8, 8, 6), (3, 2, 2, 5)]
 
 
+def test_a_function_after_pooling_is_no_new_reading():
+    def apply_fn(v, x):
+        h = jnp.tanh(jax.nn.silu(x @ v["a"]).max(1))
+        return h @ v["o"]
+
+    variables = {"a": draw(0, 4, 6), "o": draw(2, 6, CLASSES)}
+    trace = tracing.trace(apply_fn, variables, draw(3, 5, 7, 4))
+    (reading,) = units.graph(trace)["a"].readings
+    assert trace.model.avals[reading.value].shape[1:] == (7, 6)
+
+
 def test_inputs_and_outputs_may_not_be_pruned():
     *_, graph = graph_of("chain")
     assert graph.spaces[0].reason == "they are the network's inputs"

@@ -88,12 +88,20 @@ def _rev(walk: Walk, number: int, equation: Equation) -> None:
 
 def _pad(walk: Walk, number: int, equation: Equation) -> None:
     source, value = equation.inputs
-    config = equation.params["padding_config"]
-    fields = labels.padded(walk.fields.get(source, ()), config)
-    added = walk.numbers.get(value)
-    fields = [f if f.zero == added else f._replace(zero="pad") for f in fields]
-    fields = [f._replace(rest=joining.common([f.rest, added], "pad")) for f in fields]
-    walk.carry(source, equation.outputs[0], fields)
+    before, added = walk.fields.get(source, ()), walk.numbers.get(value)
+    found = []
+    wider = labels.padded(before, equation.params["padding_config"])
+    for old, field in zip(before, wider, strict=True):
+        rests = [added, *([old.rest] if (old.atoms == labels.NONE).any() else [])]
+        zero = field.zero if field.zero == added else "pad"
+        found.append(field._replace(zero=zero, rest=joining.common(rests, "pad")))
+    walk.carry(source, equation.outputs[0], found)
+
+
+def _known(field: Field, name: str, stays: Callable[[float | str], bool]) -> Field:
+    """A field whose numbers are not known after a primitive, but for those that stay."""
+    zero, rest = (number if stays(number) else name for number in (field.zero, field.rest))
+    return field._replace(zero=zero, rest=rest)
 
 
 def _reduce(walk: Walk, number: int, equation: Equation) -> None:
@@ -103,14 +111,13 @@ def _reduce(walk: Walk, number: int, equation: Equation) -> None:
     inside = [field for field in fields if set(field.axes) & set(axes)]
     if walk.is_data(source):
         walk.notes.mixed.extend((equation.name, field) for field in inside)
-        walk.mixed[result] = tuple((equation.name, field.atoms) for field in inside)
+        if inside:
+            walk.mixed[result] = tuple((equation.name, field.atoms) for field in inside)
     else:
         walk.notes.block(inside, f"{equation.name} takes their parameters")
     sums = equation.name == "reduce_sum"
     outside = [
-        f._replace(zero=equation.name, rest=equation.name)
-        if sums and (f.zero != 0.0 or f.rest != 0.0)
-        else f
+        _known(f, equation.name, lambda number: not sums or number == 0.0)
         for f in fields
         if f not in inside
     ]
@@ -128,10 +135,7 @@ def _window(walk: Walk, number: int, equation: Equation) -> None:
     walk.notes.block(across, f"{equation.name} goes over their axis")
     name = equation.name
     largest, sums = name == "reduce_window_max", name == "reduce_window_sum"
-    kept = [
-        f if largest or (sums and f.zero == 0.0) else f._replace(zero=name, rest=name)
-        for f in fields
-    ]
+    kept = [_known(f, name, lambda number: largest or (sums and number == 0.0)) for f in fields]
     walk.carry(source, result, [f for f in kept if not any(sizes[a] > 1 for a in f.axes)])
     if kept and walk.is_data(source):
         walk.pooled.add(result)
