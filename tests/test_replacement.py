@@ -1,12 +1,14 @@
 """Mean replacement against the network with clamped units, run by hand or equation by equation."""
 
+import functools
+
 import clamping
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import replacement_networks
-from networks import CLASSES, draw
+from networks import CLASSES, draw, drawn
 from scipy import optimize
 
 from pruning_jax import models, replacement, tracing, units
@@ -104,10 +106,10 @@ def test_half_precision_keeps_the_mean_over_many_positions():
     single = models.SmallConv(CLASSES, widths=(4, 5, 6, 7, 5))
     half = models.SmallConv(CLASSES, widths=(4, 5, 6, 7, 5), dtype=jnp.bfloat16)
     inputs = draw(0, 6, 28, 28, 1)
-    variables = single.init(jax.random.key(0), inputs)
+    variables = drawn(jax.eval_shape(single.init, jax.random.key(0), inputs))
     graph, means = with_means(single.apply, variables, inputs)
     masks = clamping.some_removed(graph)
-    expected = replacement.bias_shifts(graph, variables, means, masks)
+    expected = jax.jit(functools.partial(replacement.bias_shifts, graph))(variables, means, masks)
     variables = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
     graph, means = with_means(half.apply, variables, inputs)
     for leaf, found in replacement.bias_shifts(graph, variables, means, masks).items():
