@@ -1,5 +1,6 @@
 import functools
 
+import clamping
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,24 +31,9 @@ def some_removed(graph, seed=0):
     return chosen
 
 
-def overwritten(apply_fn, variables, inputs, graph, unit_masks, value=0.0):
-    """The original network, with the removed units overwritten wherever a layer reads them."""
-    model = equations.read(apply_fn, variables, inputs)
-    arrays = dict(model.constants)
-    arrays |= enumerate([*jax.tree.leaves(variables), *jax.tree.leaves(inputs)])
-    readings = {}
-    for space in graph.prunable:
-        for reading in space.readings:
-            gone = (reading.units >= 0) & ~unit_masks[space.name][reading.units]
-            readings.setdefault(reading.value, []).append((reading.axis, gone))
-    for equation in model.equations:
-        results = equations.bind(equation, [arrays[v] for v in equation.inputs])
-        for number, result in zip(equation.outputs, results, strict=True):
-            for axis, gone in readings.get(number, ()):
-                shape = [-1 if i == axis else 1 for i in range(result.ndim)]
-                result = jnp.where(gone.reshape(shape), value, result)
-            arrays[number] = result
-    return arrays[model.output]
+def gone(of, space, unit_masks):
+    """Which entries of a slice, or positions of a reading, are of removed units of a space."""
+    return (of.units >= 0) & ~unit_masks[space.name][of.units]
 
 
 def readings_of(apply_fn, variables, inputs, graph):
@@ -71,10 +57,8 @@ def test_a_removed_unit_reads_zero_or_is_not_read(name):
         if any(consumer.slice.masked for consumer in space.consumers):
             continue
         for reading in space.readings:
-            gone = (reading.units >= 0) & ~unit_masks[space.name][reading.units]
-            assert not np.take(
-                np.asarray(arrays[reading.value]), np.flatnonzero(gone), reading.axis
-            ).any()
+            places = np.flatnonzero(gone(reading, space, unit_masks))
+            assert not np.take(np.asarray(arrays[reading.value]), places, reading.axis).any()
 
 
 @pytest.mark.parametrize("name", sorted(EVERY.keys() - {"norm_after_pool"}))
@@ -82,11 +66,13 @@ def test_removal_is_the_original_network_with_zeros_where_the_units_are_read(nam
     """It takes all of a unit away, and nothing of its neighbours."""
     apply_fn, variables, inputs, graph = graph_of(name)
     unit_masks = some_removed(graph)
+    readings = (reading for space in graph.prunable for reading in space.readings)
+    zeros = {reading.value: jnp.zeros(len(reading.units)) for reading in readings}
 
     @jax.jit
     def both(variables, inputs):
         removed = units.remove(graph, variables, unit_masks)
-        expected = overwritten(apply_fn, variables, inputs, graph, unit_masks)
+        expected = clamping.clamped(apply_fn, graph, variables, inputs, zeros, unit_masks)
         return expected, apply_fn(removed, inputs), apply_fn(variables, inputs)
 
     expected, found, dense = both(variables, inputs)
@@ -113,8 +99,8 @@ def test_the_gradient_of_a_consumer_is_zero_where_it_multiplies_removed_units(na
             if consumer.slice.masked or consumed.count(consumer.slice.leaf) > 1:
                 continue
             leaf = np.asarray(gradient[consumer.slice.leaf])
-            gone = (consumer.slice.units >= 0) & ~unit_masks[space.name][consumer.slice.units]
-            assert not leaf[np.broadcast_to(gone, leaf.shape)].any()
+            entries = np.broadcast_to(gone(consumer.slice, space, unit_masks), leaf.shape)
+            assert not leaf[entries].any()
 
 
 def test_a_residual_stream_is_one_space():
@@ -307,7 +293,7 @@ def test_units_permuted_in_the_leaves_are_permuted_in_the_network():
 
 def test_masks_of_the_graph_fit_the_variables():
     _, variables, _, graph = graph_of("separable")
-    gone = some_removed(graph)["params/Conv_0"]
-    found = units.parameter_masks(graph, variables, {"params/Conv_0": gone})
+    kept = some_removed(graph)["params/Conv_0"]
+    found = units.parameter_masks(graph, variables, {"params/Conv_0": kept})
     masked = trees.named_leaves(masks.apply(variables, found))
-    assert not np.asarray(masked["params/Conv_0/kernel"])[..., ~np.asarray(gone)].any()
+    assert not np.asarray(masked["params/Conv_0/kernel"])[..., ~kept].any()
