@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import optax
 
@@ -35,10 +36,11 @@ class Recipe(NamedTuple):
     augment: bool = False
 
 
-OPTIMIZERS: dict[str, Callable[[optax.ScalarOrSchedule, float], optax.GradientTransformation]] = {
-    "sgd": lambda rate, momentum: optax.sgd(rate, momentum=momentum or None),
-    "adam": lambda rate, momentum: optax.adam(rate, b1=momentum),
+OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+    "sgd": lambda momentum: optax.trace(momentum) if momentum else optax.identity(),
+    "adam": lambda momentum: optax.scale_by_adam(b1=momentum),
 }
+"""(momentum) -> the direction of the step, before the learning rate."""
 
 
 def check(recipe: Recipe) -> None:
@@ -64,9 +66,19 @@ def learning_rate(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:
     )
 
 
-def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The recipe's optimiser: weight decay joins the gradient, then momentum, then the rate."""
+def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
+    """The recipe's optimiser: weight decay joins the gradient, then momentum, then the rate.
+
+    Its `update` takes the keyword `step`, of which the learning rate is a function: a fresh
+    optimiser can follow the schedule from any step on.
+    """
+    rate = learning_rate(recipe, steps_per_epoch)
+
+    def scale(updates, state, params=None, *, step, **_):
+        return jax.tree.map(lambda update: -rate(step) * update, updates), state
+
     return optax.chain(
         optax.add_decayed_weights(recipe.weight_decay) if recipe.weight_decay else optax.identity(),
-        OPTIMIZERS[recipe.optimizer](learning_rate(recipe, steps_per_epoch), recipe.momentum),
+        OPTIMIZERS[recipe.optimizer](recipe.momentum),
+        optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), scale),
     )

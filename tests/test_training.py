@@ -104,7 +104,7 @@ def test_resumed_training_gives_the_same_bits():
         if epoch == 2:
             stopped = replicates.unstack(jax.tree.map(jnp.array, progress))[0]
             break
-    resumed = last(task, stopped, batch, held, from_epoch=2)
+    resumed = last(task, stopped, batch, held)
     assert_same(
         jax.tree.map(np.asarray, resumed._replace(state=resumed.state._replace(key=0))),
         jax.tree.map(np.asarray, whole._replace(state=whole.state._replace(key=0))),
@@ -170,7 +170,7 @@ def test_a_run_resumed_between_pauses_gives_the_same_bits_at_each(network):
         if epoch == 2:
             stopped = replicates.unstack(jax.tree.map(jnp.array, progress))[0]
             break
-    last(task, stopped, batch, batch, from_epoch=2, pause=parts.pause)
+    last(task, stopped, batch, batch, pause=parts.pause)
     assert list(parts.kept) == list(whole.kept)
     assert_same(parts.kept, whole.kept)
 
@@ -262,7 +262,7 @@ def test_adam_is_optax_adam_on_the_decayed_gradient():
     recipe = recipes.Recipe(1, 1, 0.01, optimizer="adam", weight_decay=0.1)
     params, gradient = jnp.array([1.0, -2.0]), jnp.array([0.5, 0.5])
     tx, reference = recipes.optimizer(recipe, 1), optax.adam(0.01)
-    updates, _ = tx.update(gradient, tx.init(params), params)
+    updates, _ = tx.update(gradient, tx.init(params), params, step=0)
     expected, _ = reference.update(gradient + 0.1 * params, reference.init(params))
     np.testing.assert_allclose(updates, expected, rtol=1e-6)
 

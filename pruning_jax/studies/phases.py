@@ -137,7 +137,7 @@ def train_units(
         )
     )
     last_saved = time.monotonic()
-    epochs = training.fit(progress, train, validation, task=task, from_epoch=done, pause=pause)
+    epochs = training.fit(progress, train, validation, task=task, pause=pause)
     for epoch, progress, record in epochs:
         for replicate, unit in enumerate(units):
             run.log(

@@ -9,12 +9,13 @@ import numpy as np
 
 from pruning_jax import evaluation, masks, recipes, trees
 from pruning_jax.training import steps
-from pruning_jax.training.steps import Pause, Task, TrainFn, TrainState, train_step
+from pruning_jax.training.steps import Pause, ScaleL1, Task, TrainFn, TrainState, train_step
 from pruning_jax.types import Array, Batch, Masks, Params
 
 __all__ = [
     "Pause",
     "Progress",
+    "ScaleL1",
     "Task",
     "TrainFn",
     "TrainState",
@@ -35,9 +36,15 @@ class Progress(NamedTuple):
 
 
 def start(
-    task: Task, variables: Params, key: Array, examples: int, kept: Masks | None = None
+    task: Task,
+    variables: Params,
+    key: Array,
+    examples: int,
+    kept: Masks | None = None,
+    *,
+    step: int = 0,
 ) -> Progress:
-    """A run of one replicate about to take its first step.
+    """A run of one replicate about to take its first step, or another of its schedule.
 
     Args:
       task: what will be trained.
@@ -45,20 +52,28 @@ def start(
       key: the replicate's.
       examples: of the training split, at least one batch.
       kept: masks like ``variables["params"]``, or ``None`` to train every weight.
+      step: of the recipe at which the run begins, with a fresh optimiser: its learning rate, its
+        batches and its randomness are those of that step.
 
     Raises:
-      ValueError: a recipe that cannot be followed on so many examples.
+      ValueError: a recipe that cannot be followed on so many examples, or not from that step.
     """
     recipes.check(task.recipe)
     if examples < task.recipe.batch_size:
         raise ValueError(
             f"batch_size is {task.recipe.batch_size}, more than the {examples} training examples"
         )
+    steps_per_epoch = examples // task.recipe.batch_size
+    if not 0 <= step <= task.recipe.epochs * steps_per_epoch:
+        raise ValueError(
+            f"step is {step}; it must be 0 to {task.recipe.epochs * steps_per_epoch}, the end of "
+            f"{task.recipe.epochs} epochs of {steps_per_epoch} steps"
+        )
     model_state = {name: tree for name, tree in variables.items() if name != "params"}
     kept = trees.select(variables["params"], ()) if kept is None else kept
     params = masks.apply(variables["params"], kept)
-    opt_state = recipes.optimizer(task.recipe, examples // task.recipe.batch_size).init(params)
-    state = TrainState(params, model_state, opt_state, kept, jnp.int32(0), key)
+    opt_state = recipes.optimizer(task.recipe, steps_per_epoch).init(params)
+    state = TrainState(params, model_state, opt_state, kept, jnp.int32(step), key)
     best = jax.tree.map(jnp.array, state.variables)
     return Progress(state, best, jnp.float32(-1.0), jnp.int32(0))
 
@@ -69,10 +84,9 @@ def fit(
     validation: Batch,
     *,
     task: Task,
-    from_epoch: int = 0,
     pause: Pause | None = None,
 ) -> Iterator[tuple[int, Progress, dict[str, np.ndarray]]]:
-    """Trains, and yields after every epoch.
+    """Trains to the recipe's last epoch, from the step of `progress` on; yields after every epoch.
 
     Every leaf of `progress`, `train` and `validation` has a leading replicate axis
     (`replicates.stack`). The same keys and pauses give the same bits, resumed or not.
@@ -84,7 +98,6 @@ def fit(
       validation: validation splits, by whose accuracy the best epoch is chosen (the first of
         equals).
       task: what is trained and how.
-      from_epoch: how many epochs are behind `progress`.
       pause: what is done in the middle of epochs.
 
     Yields:
@@ -96,9 +109,10 @@ def fit(
     """
     count, examples = train.labels.shape[:2]
     programs = steps.programs_of(task, examples, count)
-    scanned = None
-    for epoch in range(from_epoch, task.recipe.epochs):
-        order = programs.order(progress.state.key, jnp.full(count, epoch))
+    scanned, whole = None, examples // task.recipe.batch_size
+    taken = steps.taken(progress.state)
+    for epoch in range(taken // whole, task.recipe.epochs):
+        order = programs.order(progress.state.key, jnp.full(count, epoch))[:, taken % whole :]
         if scanned is None:
             scanned = steps.scans(programs, progress.state, train, order)
         state, loss, accuracy = steps.take(
@@ -107,9 +121,11 @@ def fit(
             progress.state,
             train,
             order,
-            taken=epoch * order.shape[1],
+            taken=taken,
+            epoch=whole,
             pause=pause,
         )
+        taken = (epoch + 1) * whole
         held = evaluation.evaluate(
             task.apply_fn, state.variables, validation, loss=task.loss, replicated=True
         )
@@ -128,7 +144,7 @@ def fit(
 def take_steps(
     state: TrainState, train: Batch, count: int, *, task: Task, pause: Pause | None = None
 ) -> TrainState:
-    """Takes a number of steps, the first that `fit` would take, and measures nothing.
+    """Takes a number of steps, those that `fit` would take next, and measures nothing.
 
     Args:
       state: of `start`, with a leading replicate axis as every leaf of `train`; it is consumed.
@@ -141,10 +157,14 @@ def take_steps(
     """
     replicated, examples = train.labels.shape[:2]
     programs = steps.programs_of(task, examples, replicated)
-    epoch = examples // task.recipe.batch_size
-    for first in range(0, count, epoch):
-        order = programs.order(state.key, jnp.full(replicated, first // epoch))
+    epoch, taken = examples // task.recipe.batch_size, steps.taken(state)
+    last = taken + count
+    while taken < last:
+        order = programs.order(state.key, jnp.full(replicated, taken // epoch))
         scanned = steps.scans(programs, state, train, order)
-        order = order[:, : count - first]
-        state, *_ = steps.take(programs, scanned, state, train, order, taken=first, pause=pause)
+        order = order[:, taken % epoch :][:, : last - taken]
+        state, *_ = steps.take(
+            programs, scanned, state, train, order, taken=taken, epoch=epoch, pause=pause
+        )
+        taken += order.shape[1]
     return state

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pruning_jax import data, evaluation, losses, masks, recipes, replicates
+from pruning_jax import data, evaluation, losses, masks, recipes, replicates, trees
 from pruning_jax.types import ApplyFn, Array, Batch, Masks, Params, PyTree
 
 
@@ -28,12 +28,33 @@ class Task(NamedTuple):
       apply_fn: the model in evaluation mode.
       recipe: the values of the run.
       loss: of an example.
+      regulariser: params -> what is added to a batch's mean loss, such as `ScaleL1`; or ``None``.
     """
 
     train_fn: TrainFn
     apply_fn: ApplyFn
     recipe: recipes.Recipe
     loss: losses.Loss = losses.cross_entropy
+    regulariser: Callable[[Params], Array] | None = None
+
+
+class ScaleL1(NamedTuple):
+    """An L1 penalty on some leaves: strength sum |gamma|, for sparsity of norm scales.
+
+    Attributes:
+      names: of the leaves among the parameters, such as ``"BatchNorm_0/scale"``.
+      strength: of the penalty, not negative; 1e-4 for VGG and 1e-5 for ResNets in the source.
+
+    Source: Liu et al. 2017, *Network Slimming*, equation 1.
+    """
+
+    names: tuple[str, ...]
+    strength: float
+
+    def __call__(self, params: Params) -> Array:
+        """Returns the penalty at `params`; raises `ValueError` for a name that is no leaf."""
+        scales = jax.tree.leaves(trees.select(params, self.names))
+        return self.strength * sum(jnp.abs(scale).sum() for scale in scales)
 
 
 class TrainState(NamedTuple):
@@ -75,7 +96,7 @@ class Pause(NamedTuple):
 
 
 def train_step(
-    task: Task, tx: optax.GradientTransformation, state: TrainState, batch: Batch
+    task: Task, tx: optax.GradientTransformationExtraArgs, state: TrainState, batch: Batch
 ) -> tuple[TrainState, tuple[Array, Array]]:
     """One step: mask the gradient, update, mask the parameters.
 
@@ -88,12 +109,13 @@ def train_step(
     def objective(params):
         variables = {"params": params, **state.model_state}
         logits, model_state = task.train_fn(variables, inputs, model_key)
-        return task.loss.value(logits, batch.labels).mean(), (model_state, logits)
+        loss = task.loss.value(logits, batch.labels).mean()
+        added = 0.0 if task.regulariser is None else task.regulariser(params)
+        return loss + added, (loss, model_state, logits)
 
-    gradient_fn = jax.value_and_grad(objective, has_aux=True)
-    (loss, (model_state, logits)), gradient = gradient_fn(state.params)
+    gradient, (loss, model_state, logits) = jax.grad(objective, has_aux=True)(state.params)
     gradient = masks.apply(gradient, state.masks)
-    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params, step=state.step)
     params = masks.apply(optax.apply_updates(state.params, updates), state.masks)
     accuracy = jnp.mean(evaluation.correct(logits, batch.labels))
     return (
@@ -160,6 +182,11 @@ def dispatch(programs: Programs, state: TrainState, train: Batch, order: Array):
     return state, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *records)
 
 
+def taken(state: TrainState) -> int:
+    """How many steps of the schedule are behind a state, whose leaves have a replicate axis."""
+    return int(state.step[0])
+
+
 def take(
     programs: Programs,
     scanned: bool,
@@ -168,9 +195,10 @@ def take(
     order: Array,
     *,
     taken: int,
+    epoch: int,
     pause: Pause | None = None,
 ) -> tuple[TrainState, np.ndarray, np.ndarray]:
-    """Takes the steps of an epoch, or the first of them.
+    """Takes steps of one epoch, all or some of them.
 
     Args:
       programs, scanned: of the run.
@@ -178,6 +206,7 @@ def take(
       train: the same.
       order: indices, shape (replicates, steps, batch).
       taken: how many steps are behind `state`.
+      epoch: how many steps a whole one has.
       pause: what is done between steps.
 
     Returns:
@@ -195,7 +224,7 @@ def take(
         run = programs.epoch if once else functools.partial(dispatch, programs)
         state, (loss, accuracy) = run(state, train, order[:, first:last])
         records.append((np.asarray(loss), np.asarray(accuracy)))
-        _check_finite(records[-1][0], taken + first, whole)
+        _check_finite(records[-1][0], taken + first, epoch)
         if pause and (taken + last) % pause.every == 0:
             pause.call(taken + last, state)
     loss, accuracy = (np.concatenate(parts, axis=1) for parts in zip(*records, strict=True))
