@@ -47,7 +47,7 @@ def _workload(**values) -> dict:
     common = {
         "data_dir": placeholder(str),
         "subset": placeholder(int),
-        "retraining": {"regime": "last_learning_rate"},
+        "retraining": {"regime": "fine_tuning"},
         "seeds": tuple(range(1111, 1119)),
         "criteria": ("random", "weight_norm", "rs", "mrs", "abs_rs", "abs_mrs"),
         "fractions": (0.01, 0.05, 0.1, 0.2, 0.5, "one"),

@@ -1,13 +1,18 @@
-"""What follows pruning: which recipe the surviving weights are trained with.
+"""What follows pruning: from which weights, and by which recipe, the survivors are trained again.
 
-A regime is a function from the pretraining recipe to the retraining recipe. The run itself is
-`training.start` from the pruned variables with their masks, and `training.fit`.
+A regime says which of the two are rewound. The run itself is `training.fit`; random weights under a
+found mask are a rewinding to a step 0 whose weights are drawn anew.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
-from pruning_jax import choices
+import jax
+import jax.numpy as jnp
+
+from pruning_jax import choices, masks, training
 from pruning_jax.recipes import Recipe
+from pruning_jax.types import Array, Masks, Params
 
 
 def original_schedule(recipe: Recipe) -> Recipe:
@@ -23,24 +28,190 @@ def last_learning_rate(recipe: Recipe) -> Recipe:
     )
 
 
-REGIMES: dict[str, Callable[[Recipe], Recipe]] = {
-    "original_schedule": original_schedule,
-    "last_learning_rate": last_learning_rate,
+class Regime(NamedTuple):
+    """How pruned networks are trained again.
+
+    Attributes:
+      recipe: the pretraining recipe -> the one that is followed.
+      rewinds_rate: whether the run begins at a later step of its recipe than the first.
+      rewinds_weights: whether the weights are those that pretraining had at that step.
+    """
+
+    recipe: Callable[[Recipe], Recipe]
+    rewinds_rate: bool = False
+    rewinds_weights: bool = False
+
+
+REGIMES: dict[str, Regime] = {
+    "original_schedule": Regime(original_schedule),
+    "fine_tuning": Regime(last_learning_rate),
+    "learning_rate_rewinding": Regime(original_schedule, rewinds_rate=True),
+    "weight_rewinding": Regime(original_schedule, rewinds_rate=True, rewinds_weights=True),
 }
+"""Source: Renda et al. 2020, section 2, for fine-tuning and the two rewindings."""
 
 
-def recipe(regime: str, pretraining: Recipe, **changes) -> Recipe:
-    """The recipe of a regime, with any of its fields changed afterwards.
+class Plan(NamedTuple):
+    """A retraining run before it begins.
+
+    Attributes:
+      recipe: what is followed.
+      step: of the recipe at which the run begins.
+      rewinds_weights: whether its weights are those of that step of pretraining.
+    """
+
+    recipe: Recipe
+    step: int
+    rewinds_weights: bool
+
+
+def plan(
+    regime: str,
+    pretraining: Recipe,
+    steps: int,
+    *,
+    epochs: int | None = None,
+    step: int | None = None,
+    **changes,
+) -> Plan:
+    """How a regime trains again.
 
     Args:
       regime: a name in `REGIMES`.
-      pretraining: the recipe that the dense network was trained with.
-      **changes: fields of `Recipe` to replace, such as ``epochs`` or ``learning_rate``.
+      pretraining: the recipe that the dense network was trained with, T epochs long.
+      steps: of an epoch.
+      epochs: how long to train; T by default. Rewinding goes back to epoch T - epochs.
+      step: the step that rewinding goes back to, in place of `epochs`.
+      **changes: other fields of `Recipe` to replace, where nothing is rewound.
 
     Raises:
-      ValueError: an unknown regime or field.
+      ValueError: an unknown regime or field, or a rewinding to before the first step or past the
+        last one.
     """
     choices.check("retraining regime", regime, REGIMES)
+    follows, rewinds, weights = REGIMES[regime]
     for field in changes:
-        choices.check("retraining field", field, Recipe._fields)
-    return REGIMES[regime](pretraining)._replace(**changes)
+        choices.check("retraining field", field, () if rewinds else Recipe._fields)
+    if not rewinds:
+        if step is not None:
+            rewinding = [name for name, row in REGIMES.items() if row.rewinds_rate]
+            raise ValueError(f"{regime!r} goes back to no step; choose {' or '.join(rewinding)}")
+        changes |= {} if epochs is None else {"epochs": epochs}
+        return Plan(follows(pretraining)._replace(**changes), 0, weights)
+    last = pretraining.epochs * steps
+    if step is None:
+        step = 0 if epochs is None else last - epochs * steps
+    if not 0 <= step <= last:
+        given = f"step {step}" if epochs is None else f"{epochs} epochs before the end"
+        raise ValueError(
+            f"rewinding to {given} is not possible: pretraining has {pretraining.epochs} epochs, "
+            f"that is {last} steps"
+        )
+    return Plan(follows(pretraining), step, weights)
+
+
+def begin(
+    plan: Plan,
+    task: training.Task,
+    history: Mapping[int, Params],
+    kept: Masks,
+    *,
+    key: Array,
+    examples: int,
+) -> tuple[training.Task, training.Progress]:
+    """A retraining run about to take its first step.
+
+    Args:
+      plan: of `plan`.
+      task: of pretraining.
+      history: pretraining's step -> ``{"params": ..., **model_state}``; the last is the network
+        that was pruned.
+      kept: masks like the parameters.
+      key: of the run; with that of pretraining, a rewound run takes the batches of pretraining.
+      examples: of the training split.
+
+    Returns:
+      The task that the run follows, and its beginning, for `training.fit`.
+
+    Raises:
+      ValueError: weights of a step that was not kept; what `training.start` refuses.
+    """
+    if not history:
+        raise ValueError("history is empty; it holds the network that was pruned, at least")
+    step = plan.step if plan.rewinds_weights else max(history)
+    if step not in history:
+        near = min(history, key=lambda known: abs(known - step))
+        raise ValueError(
+            f"the weights of step {step} were not kept; steps kept: "
+            f"{', '.join(map(str, sorted(history)))}; the nearest is {near}"
+        )
+    task = task._replace(recipe=plan.recipe)
+    return task, training.start(task, history[step], key, examples, kept, step=plan.step)
+
+
+def rescaled(params: Params, kept: Masks, *, output_axis: int = -1) -> Params:
+    """The surviving weights of a small network at initialisation, their variance restored.
+
+        theta <- m theta sqrt(inputs / kept inputs)  of each kernel
+
+    A kernel drawn with variance 2 / n of n inputs then has 2 / (kept inputs) again, where the kept
+    inputs are the mean over the outputs that keep any.
+
+    Args:
+      params: as drawn.
+      kept: masks like `params`, drawn at random for a small network.
+      output_axis: of kernels; the last in Flax, the first in Equinox and PyTorch.
+
+    Returns:
+      The parameters, removed weights zero; leaves without a mask, and those of fewer than two
+      axes, are not rescaled.
+
+    Raises:
+      ValueError: masks that do not fit, or that leave a layer no weight.
+
+    Source: S0, sections 2.2.1 and 3.
+    """
+    empty = masks.empty_layers(kept)
+    if empty:
+        raise ValueError(f"{empty[0]!r} keeps no weight, so none can be rescaled; keep some")
+
+    def rescale(mask: Array | None, leaf: Array) -> Array:
+        if mask is None or mask.ndim < 2:
+            return leaf
+        by_output = jnp.moveaxis(mask, output_axis, 0).reshape(mask.shape[output_axis], -1)
+        inputs = by_output.sum() / by_output.any(axis=1).sum()
+        return leaf * jnp.sqrt(by_output.shape[1] / inputs).astype(leaf.dtype)
+
+    return jax.tree.map(rescale, kept, masks.apply(params, kept), is_leaf=lambda leaf: leaf is None)
+
+
+class Cycle(NamedTuple):
+    """A network after a cycle: pruned, and trained again."""
+
+    sparsity: float
+    kept: Masks
+    pruned: Params
+    retrained: Params
+
+
+def iterate(
+    variables: Params,
+    sparsities: Iterable[float],
+    prune: Callable[[Params, float, Masks | None], Masks],
+    retrain: Callable[[Params, Masks], Params],
+) -> Iterator[Cycle]:
+    """Prunes and trains again, in cycles; yields a `Cycle` after each.
+
+    Args:
+      variables: of the pretrained network.
+      sparsities: of `schedules.compounded`, or any that increase.
+      prune: variables, a sparsity and the masks so far -> masks like the variables, that keep no
+        weight which those removed.
+      retrain: pruned variables and their masks -> the variables after training.
+    """
+    kept = None
+    for sparsity in sparsities:
+        kept = prune(variables, sparsity, kept)
+        pruned = masks.apply(variables, kept)
+        variables = retrain(pruned, kept)
+        yield Cycle(sparsity, kept, pruned, variables)

@@ -83,3 +83,16 @@ def sparsities(name: str, final: float, stages: int) -> list[float]:
         raise ValueError(f"stages must be an integer of at least 1, not {stages!r}")
     schedule = SCHEDULES[name]
     return [min(schedule(i / count, final), final) for i in range(1, count)] + [final]
+
+
+def compounded(share: float, cycles: int) -> list[float]:
+    """The sparsities of iterative pruning, where every cycle removes a share of what remains.
+
+    kappa_i = 1 - (1 - share)^i, for i = 1, ..., cycles
+
+    Raises:
+      ValueError: a share outside (0, 1), `cycles` no integer or below 1.
+    """
+    if not 0 < choices.check_sparsity(share) < 1:
+        raise ValueError(f"share is {share}; a cycle removes a share of what remains, in (0, 1)")
+    return sparsities("exponential", 1 - (1 - share) ** max(cycles, 1), cycles)

@@ -63,10 +63,12 @@ def pretrain(
       session: where to.
       workload: what.
       seeds: one a replicate.
-      snapshots: epochs after which the network is kept as well.
+      snapshots: epochs after which the network is kept as well, besides the one that retraining
+        goes back to.
       visit: what is done with the networks in the middle of epochs.
     """
     units = [unit_of(workload, seed) for seed in seeds]
+    snapshots = (*snapshots, rewound_epoch(workload))
     for group in replicates.groups(pending(session.run, units, kept=units)):
         datasets = [workload.load(unit["seed"]) for unit in group]
         starts = [
@@ -87,6 +89,13 @@ def pretrain(
         pause = None if visit is None else training.Pause(visit.every, _visiting(visit, group))
         ended = train_units(session, workload.pretraining, group, starts, datasets, snapshot, pause)
         finish(session.run, workload, group, ended, datasets, [{} for _ in group])
+
+
+def rewound_epoch(workload: Workload) -> int | None:
+    """The epoch whose weights a workload's retraining goes back to, if it does."""
+    plan = workload.retraining
+    steps = workload.examples // workload.pretraining.recipe.batch_size
+    return plan.step // steps if plan.rewinds_weights else None
 
 
 def _visiting(visit: Visit, group: list[Row]) -> Callable[[int, training.TrainState], None]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 
-from pruning_jax import replicates, training
+from pruning_jax import data, replicates, retraining
 from pruning_jax.studies.phases import Row, Session, finish, pending, train_units
-from pruning_jax.studies.pruned import counted, load_pruned
+from pruning_jax.studies.pretrained import load_dense, rewound_epoch
+from pruning_jax.studies.pruned import Pruned, counted, load_pruned
 from pruning_jax.studies.workloads import Workload
+from pruning_jax.types import Params
 
 
 def retrain(session: Session, workload: Workload, units: Iterable[Row]) -> None:
@@ -13,23 +15,39 @@ def retrain(session: Session, workload: Workload, units: Iterable[Row]) -> None:
 
     Args:
       session: where to.
-      workload: whose retraining task is followed.
+      workload: whose retraining plan is followed.
       units: of pruned networks that were kept; their rows here have ``phase="retrained"``.
     """
     units = [unit | {"phase": "retrained"} for unit in units]
     for group in replicates.groups(pending(session.run, units)):
         networks = [load_pruned(session, unit) for unit in group]
         datasets = [workload.load(unit["seed"]) for unit in group]
-        starts = [
-            training.start(
+        begun = [
+            retraining.begin(
                 workload.retraining,
-                network.variables,
-                workload.keys(unit["seed"]).retraining,
-                dataset.train.labels.shape[0],
+                workload.pretraining,
+                _history(session, workload, unit, network, dataset),
                 network.masks["params"],
+                key=workload.keys(unit["seed"]).retraining,
+                examples=workload.examples,
             )
             for unit, network, dataset in zip(group, networks, datasets, strict=True)
         ]
-        ended = train_units(session, workload.retraining, group, starts, datasets)
+        tasks, starts = zip(*begun, strict=True)
+        ended = train_units(session, tasks[0], group, list(starts), datasets)
         columns = [counted(network) for network in networks]
         finish(session.run, workload, group, ended, datasets, columns)
+
+
+def _history(
+    session: Session, workload: Workload, unit: Row, network: Pruned, dataset: data.Dataset
+) -> dict[int, Params]:
+    """The weights that a retraining may begin with, by the steps of pretraining behind them."""
+    recipe, epoch = workload.pretraining.recipe, rewound_epoch(workload)
+    steps = workload.examples // recipe.batch_size
+    history = {recipe.epochs * steps: network.variables}
+    if epoch == 0:
+        history[0] = workload.initial(unit["seed"], dataset)
+    elif epoch is not None:
+        history[epoch * steps] = load_dense(session, workload, unit["seed"], epoch).variables
+    return history

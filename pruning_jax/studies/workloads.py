@@ -44,7 +44,7 @@ class Workload(NamedTuple):
       name: the workload's key in the config.
       dataset: what `data.load` takes.
       pretraining: what the dense network is trained with.
-      retraining: what a pruned one is trained with.
+      retraining: how a pruned one is trained again.
       seeds: one a replicate.
       kernels: the names of the prunable leaves.
       prunable: how many weights they hold.
@@ -57,7 +57,7 @@ class Workload(NamedTuple):
     dataset: Mapping[str, Any]
     module: Any
     pretraining: training.Task
-    retraining: training.Task
+    retraining: retraining.Plan
     seeds: tuple[int, ...]
     kernels: tuple[str, ...]
     prunable: int
@@ -92,10 +92,9 @@ def build(name: str, config: Mapping[str, Any]) -> Workload:
     model = dict(config["model"])
     module = models.build(model.pop("name"), loaded.classes, **model)
     recipe = recipe_of(config["training"])
-    changes = dict(config["retraining"])
-    again = retraining.recipe(changes.pop("regime"), recipe, **changes)
-    for each in (recipe, again):
-        recipes.check(each)
+    recipes.check(recipe)
+    examples = len(loaded.train.labels)
+    again = _retraining(config["retraining"], recipe, examples)
     train_fn, apply_fn = models.train_fn(module), models.apply_fn(module)
     inputs = loaded.train.inputs[:2]
     variables = jax.eval_shape(lambda: models.init(module, jax.random.key(0), inputs))
@@ -105,14 +104,28 @@ def build(name: str, config: Mapping[str, Any]) -> Workload:
         dataset,
         module,
         training.Task(train_fn, apply_fn, recipe),
-        training.Task(train_fn, apply_fn, again),
+        again,
         seeds,
         trace.kernels,
         trees.size(trees.select(variables, trace.kernels)),
-        len(loaded.train.labels),
+        examples,
         trace,
         {key: value for key, value in config.items() if key not in FIELDS},
     )
+
+
+def _retraining(
+    config: Mapping[str, Any], pretraining: recipes.Recipe, examples: int
+) -> retraining.Plan:
+    """The retraining section of a config; epochs alone say how far a rewinding goes back."""
+    changes = dict(config)
+    regime = changes.pop("regime")
+    for field in changes:
+        choices.check("retraining field", field, recipes.Recipe._fields)
+    steps = examples // pretraining.batch_size
+    plan = retraining.plan(regime, pretraining, steps, **changes)
+    recipes.check(plan.recipe)
+    return plan
 
 
 def checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:

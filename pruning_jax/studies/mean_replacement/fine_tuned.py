@@ -77,7 +77,8 @@ def _losses(
         variables = units.remove(graph, dense.variables, unit_masks)
     kept = units.parameter_masks(graph, dense.variables, unit_masks)["params"]
     key = jax.random.fold_in(workload.keys(unit["seed"]).retraining, unit["step"])
-    start = training.start(workload.retraining, variables, key, workload.examples, kept)
+    task = workload.pretraining._replace(recipe=workload.retraining.recipe)
+    start = training.start(task, variables, key, workload.examples, kept)
     stops = workload.settings["fine_tuning"]["steps"]
     losses = {0: _losses_of(workload, variables, examples)}
 
@@ -90,7 +91,7 @@ def _losses(
         replicates.stack([start.state]),
         train,
         max(stops),
-        task=workload.retraining,
+        task=task,
         pause=training.Pause(math.gcd(*stops), call),
     )
     return losses
