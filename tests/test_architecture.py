@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GROUPS = (
     {"types", "trees", "choices"},
     {"losses", "recipes", "replicates"},
-    {"tracing", "units", "data", "selection", "masks", "schedules"},
+    {"tracing", "units", "data", "selection", "masks", "schedules", "blocks"},
     {"curvature", "criteria", "replacement", "models"},
     {"pruning", "training", "evaluation", "penalties"},
     {"retraining", "analysis"},

@@ -1,0 +1,153 @@
+"""Sums at many points against one call of the function, on one device and on several."""
+
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pruning_jax import blocks
+
+INPUTS = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
+POINTS = [np.float32(value) for value in np.linspace(-1, 1, 5)]
+
+
+@functools.cache
+def powers():
+    def function(point, shared, chunk):
+        values = (chunk["x"] @ shared["w"]) * point["c"]
+        return {"sum": values.sum(), "square": (values**2).sum(0), "examples": len(values)}
+
+    return function
+
+
+def points():
+    return ({"c": value, "nothing": None} for value in POINTS)
+
+
+def found(chunk=7, size=None, of=None):
+    shared = {"w": jnp.array([1.0, -2.0, 0.5])}
+    chunks = blocks.split({"x": INPUTS}, chunk)
+    return list(blocks.sums(powers(), of or points(), shared, chunks, size=size))
+
+
+def expected():
+    values = INPUTS.astype(np.float64) @ [1.0, -2.0, 0.5]
+    return [{"sum": (values * c).sum(), "square": ((values * c) ** 2).sum()} for c in POINTS]
+
+
+@pytest.mark.parametrize("chunk, size", [(7, None), (3, None), (1, 2), (3, 3), (100, 9)])
+def test_sums_are_those_of_every_point_in_order(chunk, size):
+    results = found(chunk, size)
+    assert len(results) == len(POINTS)
+    for got, want in zip(results, expected(), strict=True):
+        assert got["examples"] == 7
+        assert got["sum"].dtype == np.float64 and got["sum"].shape == ()
+        np.testing.assert_allclose(got["sum"], want["sum"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(got["square"], want["square"], rtol=1e-5)
+
+
+def test_points_of_jax_and_of_numpy_agree():
+    of = ({"c": jnp.float32(value), "nothing": None} for value in POINTS)
+    assert [r["sum"] for r in found(of=of)] == [r["sum"] for r in found()]
+
+
+def test_points_are_drawn_a_block_at_a_time():
+    drawn = []
+
+    def drawing():
+        for point in points():
+            drawn.append(point)
+            yield point
+
+    results = blocks.sums(powers(), drawing(), {"w": jnp.ones(3)}, blocks.split({"x": INPUTS}))
+    assert not drawn
+    next(results)
+    assert len(drawn) == 2, "one that is fetched and one that is dispatched"
+    assert len(list(results)) == len(POINTS) - 1
+
+
+def test_no_points_give_no_sums():
+    assert list(blocks.sums(powers(), [], {"w": jnp.ones(3)}, [{"x": INPUTS}])) == []
+
+
+def test_a_function_is_compiled_once_for_a_chunk_shape():
+    traced = []
+
+    def function(point, shared, chunk):
+        traced.append(chunk.shape)
+        return chunk.sum() * point + shared
+
+    for _ in range(2):
+        list(blocks.sums(function, POINTS, 0.0, blocks.split(INPUTS, 2)))
+    assert sorted(set(traced)) == [(1, 3), (2, 3)] and len(traced) == 2
+
+
+def test_chunks_cover_the_examples_in_order():
+    chunks = blocks.split({"x": jnp.asarray(INPUTS), "y": jnp.arange(7)}, 3)
+    assert [len(chunk["y"]) for chunk in chunks] == [2, 2, 3]
+    np.testing.assert_array_equal(np.concatenate([chunk["x"] for chunk in chunks]), INPUTS)
+    assert len(blocks.split(INPUTS)) == 1
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: blocks.sums(powers(), [], {}, []), "chunks is empty"),
+        (lambda: blocks.sums(powers(), [], {}, [{}], size=0), "size is 0"),
+        (lambda: blocks.split(INPUTS, 0), "chunk is 0"),
+        (lambda: blocks.split(INPUTS[:0]), "examples"),
+        (lambda: blocks.split((INPUTS, INPUTS[:2])), r"\[2, 7\] examples"),
+        (lambda: found(of=[{"c": 1.0}, {"d": 1.0}]), "structure"),
+        (lambda: found(of=[{"c": 1.0}, {"c": np.ones(2)}]), "shapes"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+ON_SEVERAL = """
+import sys
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pruning_jax import blocks
+from pruning_jax.models import apply_fn, build
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+assert len(jax.devices()) == int(sys.argv[1])
+generator = np.random.default_rng(0)
+module = build("resnet", 4, depth=8, widths=(4, 8, 8))
+shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+shared = jax.tree.map(lambda x: jnp.asarray(generator.uniform(0.1, 0.5, x.shape), x.dtype), shapes)
+inputs = generator.standard_normal((9, 8, 8, 3)).astype(np.float32)
+def function(point, shared, chunk):
+    logits = apply_fn(module)(jax.tree.map(lambda leaf: leaf * point, shared), chunk)
+    return {"logits": logits.sum(0), "norm": jnp.linalg.norm(logits, axis=1).sum()}
+points = [np.float32(1 + i / 8) for i in range(5)]
+found = list(blocks.sums(function, points, shared, blocks.split(inputs, 4)))
+print(*(leaf.tobytes().hex() for point in found for leaf in jax.tree.leaves(point)))
+"""
+
+
+def test_same_bits_on_1_2_4_and_8_devices():
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", ON_SEVERAL, str(devices)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+        )
+        for devices in (1, 2, 4, 8)
+    ]
+    outputs = []
+    for process in processes:
+        with process:
+            out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        outputs.append(out)
+    assert len(outputs[0].split()) == 10 and len(set(outputs)) == 1
