@@ -65,6 +65,7 @@ class ResNet(nn.Module):
         option B, the default: it prunes and shrinks like any layer) or `identity` (every second
         pixel and channels of zeros, option A of the CIFAR experiments, which needs widths that do
         not decrease).
+      stem_stride: of the first convolution; 2 leaves a quarter of the pixels and of the arithmetic.
       dtype: of the parameters and of the arithmetic.
     """
 
@@ -72,6 +73,7 @@ class ResNet(nn.Module):
     depth: int = 20
     widths: tuple[int, ...] = (16, 32, 64)
     shortcut: str = "projection"
+    stem_stride: int = 1
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
@@ -82,6 +84,8 @@ class ResNet(nn.Module):
                 f"nearest is {nearest}"
             )
         check_widths(self.widths, 3)
+        if not isinstance(self.stem_stride, int) or self.stem_stride < 1:
+            raise ValueError(f"stem_stride is {self.stem_stride!r}; it is an integer, 1 or more")
         choices.check("shortcut", self.shortcut, _SHORTCUTS)
         if self.shortcut == "identity" and list(self.widths) != sorted(self.widths):
             raise ValueError(
@@ -93,8 +97,8 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, inputs: Array, train: bool = False) -> Array:
         """Returns the logits, shape (examples, classes)."""
-        hidden = conv3x3(self.dtype, use_bias=False)(self.widths[0])(inputs)
-        hidden = nn.relu(norm_layer(train, self.dtype)()(hidden))
+        stem = conv3x3(self.dtype, use_bias=False, strides=self.stem_stride)
+        hidden = nn.relu(norm_layer(train, self.dtype)()(stem(self.widths[0])(inputs)))
         for stage, width in enumerate(self.widths):
             for block in range((self.depth - 2) // 6):
                 stride = 2 if stage > 0 and block == 0 else 1

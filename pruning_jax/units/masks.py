@@ -100,7 +100,9 @@ def check_masks(graph: UnitGraph, unit_masks: UnitMasks) -> None:
             raise ValueError(f"the unit mask of {name!r} removes all {size} units; keep some")
 
 
-def parameter_masks(graph: UnitGraph, variables: Params, unit_masks: UnitMasks) -> Masks:
+def parameter_masks(
+    graph: UnitGraph, variables: Params, unit_masks: UnitMasks, *, readers: bool = False
+) -> Masks:
     """Masks that remove the parameters which make a removed unit's output, so that it is zero.
 
     They are its slices of what produces it, and of the kernels that it enters where its activation
@@ -110,6 +112,8 @@ def parameter_masks(graph: UnitGraph, variables: Params, unit_masks: UnitMasks) 
       graph: of the model.
       variables: of the shapes that were traced.
       unit_masks: space -> booleans, shape (size,), True = kept.
+      readers: whether the slices that read a removed unit, and so only zeros, are removed too:
+        then every weight that a smaller network lacks is zero.
 
     Returns:
       A tree like `variables`, for `masks.apply`: booleans, True = kept, and ``None`` for a leaf
@@ -122,7 +126,8 @@ def parameter_masks(graph: UnitGraph, variables: Params, unit_masks: UnitMasks) 
     leaves, kept = trees.named_leaves(variables), {}
     for name, mask in unit_masks.items():
         space = graph[name]
-        for each in filter(lambda each: each.masked, slices(space)):
+        reading = [consumer.slice for consumer in space.consumers if readers]
+        for each in (*filter(lambda each: each.masked, slices(space)), *reading):
             shape = _shape(graph, leaves, each.leaf)
             own = jnp.broadcast_to(entries(each, mask), shape)
             kept[each.leaf] = kept[each.leaf] & own if each.leaf in kept else own
