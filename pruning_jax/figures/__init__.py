@@ -4,6 +4,7 @@ A row is a line of ``results.jsonl``; a figure is a `matplotlib.figure.Figure`, 
 """
 
 from pruning_jax.figures.comparison import accuracy_by_sparsity
+from pruning_jax.figures.landscape import contours, profiles, surface
 from pruning_jax.figures.loss_modelling import (
     Spreads,
     early_stopping,
@@ -13,16 +14,21 @@ from pruning_jax.figures.loss_modelling import (
     step_penalty,
 )
 from pruning_jax.figures.mean_replacement import mean_replacement
+from pruning_jax.figures.pruning_mechanism import pruning_mechanism
 from pruning_jax.figures.unit_graph import unit_graph
 
 __all__ = [
     "Spreads",
     "accuracy_by_sparsity",
+    "contours",
     "early_stopping",
     "fine_tuning",
     "loss_modelling",
     "mean_replacement",
+    "profiles",
+    "pruning_mechanism",
     "stages",
     "step_penalty",
+    "surface",
     "unit_graph",
 ]

@@ -3,12 +3,13 @@
 from types import ModuleType
 
 from pruning_jax import choices
-from pruning_jax.studies import comparison, loss_modelling, mean_replacement
+from pruning_jax.studies import comparison, loss_modelling, mean_replacement, pruning_mechanism
 
 STUDIES: dict[str, ModuleType] = {
     "comparison": comparison,
     "loss_modelling": loss_modelling,
     "mean_replacement": mean_replacement,
+    "pruning_mechanism": pruning_mechanism,
 }
 """A study is a module with ``build(config) -> plan``, which checks and computes nothing, and
 ``run(plan, session)``."""

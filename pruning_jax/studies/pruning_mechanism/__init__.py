@@ -1,0 +1,57 @@
+"""An Empirical Study of a Pruning Mechanism (S0): the phases of the study."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pruning_jax import figures, replicates, units
+from pruning_jax.analysis.claims import to_dict
+from pruning_jax.studies import workloads
+from pruning_jax.studies.phases import Session
+from pruning_jax.studies.pruning_mechanism import arms, settings, surfaces, used
+from pruning_jax.studies.pruning_mechanism.claims import decide
+from pruning_jax.studies.pruning_mechanism.networks import Group
+from pruning_jax.studies.workloads import Workload
+
+
+def build(config: Mapping[str, Any]) -> list[Workload]:
+    """The study's workloads; raises `ValueError` for a config that it cannot run."""
+    built = [workloads.build(name, values) for name, values in config["workloads"].items()]
+    for workload in built:
+        settings.check(workload)
+    return built
+
+
+def run(built: list[Workload], session: Session) -> None:
+    """Trains the networks of every replicate and measures them; decides E1 to E7 and R6."""
+    for workload in built:
+        for seeds in replicates.groups(list(workload.seeds)):
+            _replicates(session, workload, tuple(seeds))
+            conclude(built, session)
+
+
+def _replicates(session: Session, workload: Workload, seeds: tuple[int, ...]) -> None:
+    datasets = [workload.load(seed) for seed in seeds]
+    group = Group(workload, seeds, datasets, units.graph(workload.trace))
+    own, shown = workload.settings, bool(set(seeds) & set(surfaces.shown(workload)))
+    snapshots = shown or bool(own["during_training"]) or arms.rewinds_weights(workload)
+    trained = arms.dense(session, group, snapshots=snapshots)
+    for density in own["sizes"].get("densities", ()):
+        twice = density in own["one_shot"].get("densities", ())
+        arms.small(session, group, density, arms.SECOND if twice else arms.FIRST)
+    for density in own["one_shot"].get("densities", ()):
+        arms.one_shot(session, group, trained, density)
+        arms.small(session, group, density, arms.SECOND)
+    for name, arm in own["arms"].items():
+        for regime in arm["regimes"]:
+            arms.cycles(session, group, trained, name, regime, shown=shown)
+    used.measure(session, group)
+    surfaces.measure(session, group)
+
+
+def conclude(built: list[Workload], session: Session) -> None:
+    """Writes the claims and the figures that the rows so far give."""
+    rows = session.run.rows()
+    decided = [claim for workload in built for claim in decide(rows, workload)]
+    session.run.write_claims([to_dict(claim) for claim in decided])
+    for name, figure in figures.pruning_mechanism(rows).items():
+        session.run.save_figure(figure, name)
