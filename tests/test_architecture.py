@@ -26,6 +26,7 @@ ONLY_IN = {
     "flax": "pruning_jax/models",
     "orbax": "pruning_jax/checkpointing",
     "matplotlib": "pruning_jax/figures",
+    "plotly": "pruning_jax/figures",
 }
 MODULE_LINES = 260
 BODY_LINES = 50

@@ -98,10 +98,27 @@ def test_values_beyond_the_limits_share_the_colour_of_the_end():
         np.testing.assert_allclose(colour_at(figure, image, place), end, atol=0.08)
 
 
+def test_the_bar_of_colours_has_its_ticks_where_their_values_are():
+    for limits in ((20, 60), (-3, 17.5)):
+        figure = figures.contours(X, Y, 10 * LEANING, limits=limits)
+        figure.draw_without_rendering()
+        scale = figure.axes[1].yaxis
+        ends = np.array([figure.axes[1].transData.transform((0, end))[1] for end in limits])
+        shown = [tick for tick in scale.get_major_ticks() if tick.label1.get_text()]
+        assert len(shown) >= 3
+        for tick in shown:
+            value = float(tick.label1.get_text().replace("\N{MINUS SIGN}", "-"))
+            assert limits[0] <= value <= limits[1]
+            place = figure.axes[1].transData.transform((0, tick.get_loc()))[1]
+            share = (value - limits[0]) / (limits[1] - limits[0])
+            assert place == pytest.approx(ends[0] + share * np.ptp(ends), abs=1)
+
+
 def test_a_plane_has_the_same_scale_both_ways_unless_it_is_a_strip():
     strip = np.linspace(0, 1, 4)
     assert figures.contours(X, Y, LEANING).axes[0].get_aspect() == 1
-    assert figures.contours(X, strip, LEANING).axes[0].get_aspect() == "auto"
+    ax = figures.contours(X, strip, LEANING).axes[0]
+    assert ax.get_aspect() == "auto" and "not to scale" in ax.get_ylabel()
 
 
 def test_a_profile_is_the_mean_with_its_range_and_chord():

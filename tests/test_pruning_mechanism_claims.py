@@ -450,31 +450,19 @@ def test_a_workload_without_what_a_claim_needs_leaves_it_untested(changes, untes
     assert not any("no row for" in claim.note for claim in found)
 
 
+def barrier_of(positions, accuracy):
+    return measured.path_barrier({"positions": list(positions), "accuracy": list(accuracy)})
+
+
 def test_barriers_by_hand():
-    assert measured.barrier([0, 0.5, 1], [1.0, 0.2, 0.8]) == pytest.approx(0.7)
-    assert measured.barrier([0, 0.25, 1], [1.0, 0.6, 0.0]) == pytest.approx(0.15)
-    assert measured.barrier([0, 0.5, 1], [0.2, 0.9, 0.4]) == 0.0
-    draw = np.random.default_rng(0)
-    t, a = np.sort(draw.random(9)), draw.random(9)
-    found = measured.barrier(t, a)
-    assert found == pytest.approx(landscape.barrier(a, t, better="higher"))
-    assert measured.barrier(t[::-1], a[::-1]) == pytest.approx(found)
-    assert measured.barrier(3 * t - 1, 2 * a + 5 * t + 1) == pytest.approx(2 * found)
-
-
-@pytest.mark.parametrize(
-    "positions, accuracies, said",
-    [
-        ([0, 1], [1, 1, 1], "shape"),
-        ([0], [1], "at least 2"),
-        ([0, 1], [1, math.nan], "not finite"),
-        ([0, 2, 1], [1, 1, 1], "one way"),
-        ([0, 0], [1, 1], "one way"),
-    ],
-)
-def test_a_path_that_cannot_have_a_barrier(positions, accuracies, said):
-    with pytest.raises(ValueError, match=said):
-        measured.barrier(positions, accuracies)
+    assert barrier_of([0, 0.5, 1], [1.0, 0.2, 0.8]) == pytest.approx(70)
+    assert barrier_of([0, 0.25, 1], [1.0, 0.6, 0.0]) == pytest.approx(15)
+    assert barrier_of([0, 0.5, 1], [0.2, 0.9, 0.4]) == 0.0
+    t, a = np.linspace(0, 1, 9), np.random.default_rng(0).random(9)
+    expected = 100 * landscape.barrier(a, t, better="higher")
+    assert barrier_of(t, a) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="not finite"):
+        barrier_of([0, 1], [1, math.nan])
 
 
 def test_distances_by_hand():

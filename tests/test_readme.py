@@ -1,10 +1,13 @@
 """The README does what it says: its snippet runs, and CI finds its test command."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 
@@ -26,17 +29,39 @@ def test_the_snippet_prunes_the_readers_own_model(capsys):
     assert "w" in printed and "out/w" in printed
 
 
-def test_the_second_snippet_replaces_units_of_the_same_model(capsys):
-    names = {}
-    for snippet in blocks("python"):
-        exec(compile(snippet, "README.md", "exec"), names)
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """The names that all snippets define, what they printed, and the folder they wrote to."""
+    names, printed = {}, io.StringIO()
+    folder = tmp_path_factory.mktemp("readme")
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+        for snippet in blocks("python"):
+            exec(compile(snippet, "README.md", "exec"), names)
+    return names, printed.getvalue(), folder
+
+
+def test_the_second_snippet_replaces_units_of_the_same_model(ran):
+    names, printed, _ = ran
     gone = ~np.asarray(names["kept"]["w"])
     assert gone.sum() == 8
     assert not np.asarray(names["smaller"]["w"])[:, gone].any()
     means = np.asarray(names["statistics"].means[names["graph"]["w"].readings[0].value])
     shift = np.where(gone, means, 0) @ np.asarray(names["variables"]["out"]["w"])
     np.testing.assert_allclose(names["smaller"]["out"]["b"], shift, rtol=1e-5, atol=1e-6)
-    assert "penalty" in capsys.readouterr().out
+    assert "penalty" in printed
+
+
+def test_the_last_snippets_measure_utility_and_draw_a_plane(ran):
+    names, printed, folder = ran
+    assert f"utility {np.mean(names['used'].divergence):.4f}" in printed
+    assert names["used"].divergence.shape == (500,)
+    nearest = np.argmin(np.abs(names["grid"] - names["points"]["pretrained"]).sum(1))
+    at = names["landscape"].point(names["plane"], names["grid"][nearest])
+    loss = names["losses"][nearest]
+    logits = names["model"](at, names["batch"].inputs)
+    by_hand = -jax.nn.log_softmax(logits)[np.arange(64), names["batch"].labels].mean()
+    np.testing.assert_allclose(loss, by_hand, rtol=1e-5)
+    assert (folder / "plane.png").stat().st_size > 10_000
 
 
 def test_the_snippets_are_under_twenty_lines():

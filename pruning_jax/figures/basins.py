@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from pruning_jax.figures import drawing, planes, seeds
 from pruning_jax.measurements import Row, values, where
@@ -79,11 +78,10 @@ def contours(shown: list[Row], blocks: list[Row], moments: str) -> Figure:
         planes.mark(ax, named[ax], _paths(plane))
         ax.set_title(f"{_arm(arm)}, {_regime(regime)[0]}", fontsize="medium")
         ax.tick_params(labelsize="small")
+        ax.yaxis.label.set_size("small")
     for ax in grid[-1]:
-        ax.set_xlabel(planes.AXES[0])
-    for ax in grid[:, 0]:
-        ax.set_ylabel(planes.AXES[1])
-    figure.colorbar(filled, ax=list(grid.flat), label=ACCURACY, ticks=MaxNLocator(6))
+        ax.set_xlabel(planes.ALONG[0])
+    planes.bar(figure, filled, grid.flat, ACCURACY)
     title = f"{STATISTICS} {MOMENTS[moments]}, seed {shown[0]['seed']}"
     figure.suptitle(f"{MEANING}\n{title}", fontsize="medium")
     planes.finish(figure, named)
@@ -115,11 +113,12 @@ def barriers(paths: list[Row]) -> Figure:
         )
     for ax in grid[-1]:
         ax.set_xlabel("from $W^*$ (0) to $W^r$ (1)")
-    planes.explain(grid[0, 0], len(values(paths, "seed")))
+    count = len(values(paths, "seed"))
+    planes.explain(grid[0, 0], count)
     grid[0, 0].margins(y=0.2)
     title = "on the line from the pretrained to the retrained network"
-    note = "curves: means over seeds; numbers: mean barriers, in pp"
-    figure.suptitle(f"{title}\n{note}", fontsize="medium")
+    of = f"means of {count} seeds" if count > 1 else "one seed"
+    figure.suptitle(f"{title}\n{of}; the numbers are barriers in pp", fontsize="medium")
     return seeds.finish(figure, list(grid.flat))
 
 
@@ -130,6 +129,7 @@ def _name_barriers(ax: Axes, own: list[Row]) -> None:
         if found:
             mean, colour = np.mean([path_barrier(row) for row in found]), _regime(regime)[1]
             at = {"x": 0.04 + 0.3 * place, "y": 0.04, "transform": ax.transAxes}
+            at |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.8}}
             ax.text(s=f"{mean:.1f}", color=colour, fontsize="small", **at)
 
 
@@ -139,9 +139,10 @@ def accuracies(cycles: list[Row], dense: list[Row], published: Published) -> Fig
     Args:
       cycles: rows of the networks of cycles.
       dense: rows of the dense network.
-      published: drawn beside, as stars.
+      published: written above, each in the colour of its regime.
     """
-    arms = _in_order(ARMS, cycles, "arm")
+    arms, of = _in_order(ARMS, cycles, "arm"), values(cycles, "seed")
+    dense = [row for row in dense if row["seed"] in of]
     phases = [phase for phase in PHASES if where(cycles, phase=phase)]
     figure, grid = seeds.panels(len(phases), len(arms))
     for place, ax in np.ndenumerate(grid):
@@ -157,27 +158,26 @@ def accuracies(cycles: list[Row], dense: list[Row], published: Published) -> Fig
         if dense:
             height = 100 * np.mean([row["validation_accuracy"] for row in dense])
             ax.axhline(height, color="black", linestyle="--", linewidth=1, label="dense")
-        ticks = _kept(where(cycles, arm=arm))
-        if phase == "network" and arm in published:
-            ticks |= _stars(ax, published[arm], max(ticks, default=0) + 1)
+        ticks = _kept(own)
+        if place[0] == 0 and arm in published:
+            _publish(ax, published[arm])
         ax.set_xticks([*ticks], [*ticks.values()], fontsize="small")
         ax.set_xlabel("cycle, weights kept (%)")
     for ax, arm in zip(grid[0], arms, strict=True):
-        ax.set_title(_arm(arm), fontsize="medium")
+        ax.set_title(_arm(arm), fontsize="medium", pad=18 if published else None)
     for ax, phase in zip(grid[:, 0], phases, strict=True):
         ax.set_ylabel(f"{PHASES[phase]}:\nvalidation accuracy (%)")
     seeds.note(figure, "pruning and retraining in cycles", cycles)
     return drawing.finish(figure, list(grid.flat), grid[0, 0].get_ylabel())
 
 
-def _stars(ax: Axes, published: Mapping[str, float], x: float) -> dict[float, str]:
-    """The published accuracies at one place of the axis, and its tick."""
-    ax.axvline(x - 0.6, color="#BBBBBB", linewidth=0.6)
+def _publish(ax: Axes, published: Mapping[str, float]) -> None:
+    """The published accuracies above a panel, each in the colour of its regime."""
+    look = {"y": 1.03, "fontsize": "small", "transform": ax.transAxes}
+    ax.text(x=0.0, s="S0, ResNet-20:", **look)
     for place, regime in enumerate(name for name in REGIMES if name in published):
-        look = {"color": _regime(regime)[1], "markerfacecolor": "white", "markersize": 8}
-        ax.plot([x + 0.3 * (place - 1)], [published[regime]], "*", **look)
-    ax.plot([], [], "*", color="black", markerfacecolor="white", label="published (ResNet-20)")
-    return {x: "S0"}
+        at = 0.53 + 0.165 * place
+        ax.text(x=at, s=f"{published[regime]:.1f}", color=_regime(regime)[1], **look)
 
 
 def _kept(cycles: list[Row]) -> dict[float, str]:
@@ -186,7 +186,8 @@ def _kept(cycles: list[Row]) -> dict[float, str]:
     shares: dict[int, list[float]] = {}
     for row in sorted(pruned, key=lambda row: row["cycle"]):
         shares.setdefault(row["cycle"], []).append(1 - row["removed"] / row["prunable"])
-    return {cycle: f"{cycle}\n{100 * np.mean(of):.2g}" for cycle, of in shares.items()}
+    ticks = {row["cycle"]: str(row["cycle"]) for row in cycles}
+    return ticks | {cycle: f"{cycle}\n{100 * np.mean(of):.2g}" for cycle, of in shares.items()}
 
 
 def _paths(plane: Row) -> dict[str, list]:

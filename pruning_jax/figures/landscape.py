@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from scipy.interpolate import RegularGridInterpolator
 
 from pruning_jax.figures import planes
-from pruning_jax.figures.planes import AXES, COLOURS, PATHS, Limits, Points
+from pruning_jax.figures.planes import ALONG, COLOURS, PATHS, Limits, Points
 
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colours of the first, second, ... profile; Okabe and Ito's."""
@@ -49,8 +48,8 @@ def contours(
     ax = figure.subplots()
     filled = planes.fill(ax, x, y, values, limits=limits)
     planes.mark(ax, points, paths)
-    ax.set(title=title, xlabel=AXES[0], ylabel=AXES[1])
-    figure.colorbar(filled, ax=ax, label=label, ticks=MaxNLocator(6))
+    ax.set(title=title, xlabel=ALONG[0])
+    planes.bar(figure, filled, [ax], label)
     planes.finish(figure, {ax: points or {}})
     return figure
 
@@ -139,7 +138,7 @@ def surface(
     for name, at in (points or {}).items():
         look = {"mode": "markers+text", "text": [name], "marker": {"size": 5, "color": "black"}}
         figure.add_trace(scatter(name, at, showlegend=False, **look))
-    axes = {"xaxis_title": AXES[0], "yaxis_title": AXES[1], "zaxis_title": label}
+    axes = {"xaxis_title": ALONG[0], "yaxis_title": ALONG[1], "zaxis_title": label}
     figure.update_layout(title=title, scene=axes, legend={"orientation": "h"})
     return figure
 

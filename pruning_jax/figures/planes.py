@@ -1,7 +1,7 @@
 """The panels of a loss surface: a plane's contours, points and paths, a line's profile."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ MARKERS = "osD^vP"
 PATHS = (("#FFFFFF", "-"), ("#E69F00", "-"), ("#FFFFFF", ":"), ("#E69F00", ":"))
 """Colour and line of the first, second, ... path; each has a dark rim."""
 LEVELS, LONGEST = 20, 3
-AXES = "distance along û", "distance along v̂"
+ALONG = "distance along û", "distance along v̂"
 
 
 def fill(
@@ -34,13 +34,16 @@ def fill(
     *,
     limits: Limits | None = None,
 ) -> ContourSet:
-    """The contours of `contours`, on axes that may be one panel of several."""
+    """The contours of `contours`, on axes that may be one panel of several.
+
+    Both directions have one scale, unless the plane is a strip; its vertical axis says so.
+    """
     shown = np.ma.masked_invalid(values)
     low, high = limits or (shown.min(), shown.max())
     if low == high:
         low, high = low - 0.5, high + 0.5
     cut = {(False, False): "neither", (True, False): "min", (False, True): "max"}
-    levels = MaxNLocator(LEVELS).tick_values(low, high)
+    levels = np.linspace(low, high, LEVELS + 1)
     beyond = bool(shown.min() < levels[0]), bool(shown.max() > levels[-1])
     ax.set_facecolor(MISSING)
     filled = ax.contourf(x, y, shown, levels, cmap=COLOURS, extend=cut.get(beyond, "both"))
@@ -49,7 +52,9 @@ def fill(
     if lines:
         ax.contour(x, y, shown, lines, colors="white", linewidths=0.4, alpha=0.6)
     sides = np.ptp(x), np.ptp(y)
-    ax.set_aspect("equal" if max(sides) <= LONGEST * min(sides) else "auto")
+    to_scale = max(sides) <= LONGEST * min(sides)
+    ax.set_aspect("equal" if to_scale else "auto")
+    ax.set_ylabel(ALONG[1] if to_scale else f"{ALONG[1]} (not to scale)")
     ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     return filled
 
@@ -71,6 +76,14 @@ def mark(ax: Axes, points: Points | None, paths: Points | None) -> None:
     for (x, y), marker in zip((points or {}).values(), itertools.cycle(MARKERS)):
         look = {"markerfacecolor": "white", "markeredgecolor": "black", "markersize": 6.5}
         ax.plot([x], [y], marker, zorder=4, **look)
+
+
+def bar(figure: Figure, filled: ContourSet, axes: Sequence[Axes], label: str) -> None:
+    """The bar of colours beside panels; ticks beyond its ends would be put at the ends."""
+    low, high = filled.levels[[0, -1]]
+    ticks = MaxNLocator(6).tick_values(low, high)
+    inside = ticks[(low <= ticks) & (ticks <= high)]
+    figure.colorbar(filled, ax=list(axes), label=label, ticks=inside)
 
 
 def finish(figure: Figure, panels: Mapping[Axes, Points]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pruning_jax.figures import seeds
 from pruning_jax.measurements import Row, values, where
@@ -73,6 +74,8 @@ def random_ablation(dense: list[Row], bands: list[Row]) -> Figure:
         ax.set(title="at random", xlabel="weights removed (%)", ylabel=ACCURACY)
     if bands:
         *_, ax, beside = axes
+        if dense:
+            ax.sharey(axes[0])
         looks = {"accuracy": ax, "utility": beside}
         for (column, of), factor in zip(looks.items(), (100, 1), strict=True):
             points = {
@@ -81,10 +84,8 @@ def random_ablation(dense: list[Row], bands: list[Row]) -> Figure:
             }
             seeds.curve(of, points, color="#D55E00", marker="s", label="a band of magnitudes")
             of.set_xticks([*points][:: 1 if len(points) < 6 else 3])
-            of.set(title="by magnitude", xlabel="band of |w|, smallest first")
+            of.set(title="by magnitude", xlabel="band of |w|, ascending")
         ax.set_ylabel(ACCURACY)
-        if dense:
-            ax.sharey(axes[0])
         beside.set_ylabel(UTILITY)
     for ax in axes[: count - bool(bands)]:
         unablated = 100 * np.mean([row["unablated_accuracy"] for row in dense + bands])
@@ -109,6 +110,7 @@ def during_training(rows: list[Row]) -> Figure:
             seeds.curve(ax, points, **_look(place), label=f"{100 * ratio:g} % removed")
         ax.set_title(title, fontsize="medium")
         ax.set(xlabel="epoch", ylabel=UTILITY)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     nearest = min(ratios, key=lambda ratio: abs(ratio - HISTOGRAM))
     own = where(rows, ratio=nearest)
     epochs = values(own, "epoch")

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from pruning_jax.measurements import Row, where
 
@@ -109,42 +108,20 @@ def band_costs(row: Row) -> np.ndarray:
     return 100 * (row["unablated_accuracy"] - np.array(row["accuracy"], dtype=float))
 
 
-def barrier(positions: ArrayLike, accuracies: ArrayLike) -> float:
-    """How far accuracy falls below the straight line between the ends of a path.
+def path_barrier(row: Row) -> float:
+    """How far accuracy falls below the straight line between a path's ends, in pp: its barrier.
 
-    max_i(0, (1 - t_i) a_first + t_i a_last - a_i), t the position on the way from first to last
-
-    Args:
-      positions: increasing or decreasing, shape (points,), at least 2.
-      accuracies: shape (points,).
-
-    Returns:
-      The barrier in the accuracies' unit, never negative.
+    max_i(0, (1 - t_i) a_first + t_i a_last - a_i), t from 0 to 1
 
     Raises:
-      ValueError: shapes that differ, fewer than 2 points, positions that go back or stand still, or
-        a value that is not finite.
+      ValueError: a value that is not finite.
 
-    Source: Frankle et al., arXiv 1912.05671, section 2, with the line in place of the mean of the
-      ends.
+    Source: Frankle et al. (2020), "error barrier", with the line in place of the ends' mean.
     """
-    t, a = np.asarray(positions, dtype=float), np.asarray(accuracies, dtype=float)
-    if t.shape != a.shape or t.ndim != 1 or t.size < 2:
-        raise ValueError(
-            f"positions has shape {t.shape} and accuracies {a.shape}; both must be (points,), at "
-            "least 2"
-        )
+    t, a = (np.array(row[column], dtype=float) for column in ("positions", "accuracy"))
     if not (np.isfinite(t).all() and np.isfinite(a).all()):
         raise ValueError("a path holds a value that is not finite; mend that run first")
-    if len({*np.sign(np.diff(t))}) != 1 or t[0] == t[1]:
-        raise ValueError(f"positions are {t.tolist()}; they must go one way")
-    share = (t - t[0]) / (t[-1] - t[0])
-    return max(0.0, float((a[0] + share * (a[-1] - a[0]) - a).max()))
-
-
-def path_barrier(row: Row) -> float:
-    """The `barrier` of a row of phase ``path``, in pp."""
-    return 100 * barrier(row["positions"], row["accuracy"])
+    return 100 * max(0.0, float((np.interp(t, t[[0, -1]], a[[0, -1]]) - a).max()))
 
 
 def compression(row: Row) -> float:

@@ -23,10 +23,10 @@ class _Pool(NamedTuple):
     positions: np.ndarray
     barred: np.ndarray
 
-    def without(self, ablated: np.ndarray) -> Masks:
-        """Masks of the tree, False where `ablated` is true."""
+    def masks(self, kept: np.ndarray) -> Masks:
+        """Booleans in a row, as a tree."""
         stops = list(itertools.accumulate(map(math.prod, self.shapes)))
-        parts = np.split(~ablated, stops[:-1])
+        parts = np.split(kept, stops[:-1])
         leaves = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
         return jax.tree.unflatten(self.structure, leaves)
 
@@ -77,13 +77,13 @@ def random_subsets(
 
     def drawn(index: int) -> Masks:
         seed = np.random.SeedSequence(words, spawn_key=(index,))
-        return pool.without(_draw(np.random.Generator(np.random.Philox(seed)), pool, number))
+        return pool.masks(_kept(np.random.Generator(np.random.Philox(seed)), pool, number))
 
     return map(drawn, range(count))
 
 
-def _draw(generator: np.random.Generator, pool: _Pool, number: int) -> np.ndarray:
-    """Marks `number` positions of the pool, every subset of that size as likely as any other.
+def _kept(generator: np.random.Generator, pool: _Pool, number: int) -> np.ndarray:
+    """All but `number` weights of the pool, every subset of that size as likely as any other.
 
     Positions are drawn with repeats until enough of them differ; of a large subset, it is the
     weights outside it that are drawn.
@@ -94,7 +94,7 @@ def _draw(generator: np.random.Generator, pool: _Pool, number: int) -> np.ndarra
         drawn = generator.integers(pool.positions.size, size=missing)
         marked[pool.positions[drawn]] = True
         missing = fewer - np.count_nonzero(marked)
-    return marked if fewer == number else ~(marked | pool.barred)
+    return np.logical_not(marked, out=marked) if fewer == number else marked | pool.barred
 
 
 def _size(available: int, ratio: float | None, number: int | None) -> int:
@@ -158,9 +158,9 @@ def magnitude_bands(weights: Params, bands: int, *, among: Masks | None = None) 
     order = np.argsort(np.concatenate(flat)[pool.positions], kind="stable")
     found = []
     for band in np.array_split(order, bands):
-        ablated = np.zeros(pool.barred.size, bool)
-        ablated[pool.positions[band]] = True
-        found.append(pool.without(ablated))
+        kept = np.ones(pool.barred.size, bool)
+        kept[pool.positions[band]] = False
+        found.append(pool.masks(kept))
     return found
 
 
@@ -182,8 +182,7 @@ def _pool(weights: Params, among: Masks | None) -> _Pool:
         kept = np.concatenate([np.asarray(mask).ravel() for mask in jax.tree.leaves(among)])
     if not kept.any():
         raise ValueError("among is False for every weight; one at least must be free to draw")
-    positions = np.flatnonzero(kept).astype(np.min_scalar_type(kept.size))
-    return _Pool(structure, [leaf.shape for leaf in leaves], positions, ~kept)
+    return _Pool(structure, [leaf.shape for leaf in leaves], np.flatnonzero(kept), ~kept)
 
 
 def _is_none(leaf: object) -> bool:

@@ -10,6 +10,7 @@ from pruning_jax.studies.phases import Session
 from pruning_jax.studies.pruning_mechanism import arms, settings, surfaces, used
 from pruning_jax.studies.pruning_mechanism.claims import decide
 from pruning_jax.studies.pruning_mechanism.networks import Group
+from pruning_jax.studies.pruning_mechanism.published import PUBLISHED
 from pruning_jax.studies.workloads import Workload
 
 
@@ -53,5 +54,5 @@ def conclude(built: list[Workload], session: Session) -> None:
     rows = session.run.rows()
     decided = [claim for workload in built for claim in decide(rows, workload)]
     session.run.write_claims([to_dict(claim) for claim in decided])
-    for name, figure in figures.pruning_mechanism(rows).items():
+    for name, figure in figures.pruning_mechanism(rows, published=PUBLISHED).items():
         session.run.save_figure(figure, name)
