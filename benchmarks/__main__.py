@@ -1,7 +1,7 @@
 """Every benchmark, one after another: `python -m benchmarks`."""
 
-from benchmarks import ggn, selection, training, units
+from benchmarks import ggn, landscape, selection, training, units
 
-for benchmark in (ggn, training, selection, units):
+for benchmark in (ggn, training, selection, units, landscape):
     benchmark.main()
     print()

@@ -27,8 +27,8 @@ def split(examples: PyTree, chunk: int | None = None) -> list[PyTree]:
 
     Args:
       examples: a pytree such as a `Batch`, whose leaves have examples on their first axis.
-      chunk: the most examples of a chunk; by default what the fastest forward passes have, about 100 on CPU
-        (activations then stay in the cache) and 1,000 on an accelerator.
+      chunk: the most examples of a chunk; by default what the fastest forward passes have, 100 on
+        CPU (activations then stay in the cache) and 1,000 on an accelerator.
 
     Raises:
       ValueError: there are no examples; leaves differ in their number; `chunk` is below 1.
@@ -103,7 +103,8 @@ def _sums(
     block = list(itertools.islice(points, max(size, len(jax.devices()))))
     local = -(-len(block) // len(jax.devices()))
     blocks = itertools.chain([block], _batched(points, local * len(jax.devices())))
-    calls = _calls(_program(function, local), blocks, first, shared, chunks, local)
+    calls = _calls(_program(function, local), blocks, _shapes(first), shared, chunks, local)
+    del first, block  # held by the iterators as long as they are needed
     pending: collections.deque = collections.deque()
     ahead = 1 if jax.default_backend() == "cpu" else len(chunks)
     totals = None
@@ -128,30 +129,30 @@ def _batched(points: Iterator, size: int) -> Iterator[list[PyTree]]:
 def _calls(
     program: Callable,
     blocks: Iterable[list[PyTree]],
-    first: PyTree,
+    shapes: tuple,
     shared: PyTree,
     chunks: list[PyTree],
     local: int,
 ) -> Iterator[tuple[int, bool, PyTree]]:
     """Dispatches a block's chunks one by one: its points, whether it is the last, its sums."""
     for block in blocks:
-        stacked = _stacked(block, first, local * len(jax.devices()))
+        stacked = _stacked(block, shapes, local * len(jax.devices()))
         for number, chunk in enumerate(chunks):
             yield len(block), number + 1 == len(chunks), program(stacked, shared, chunk)
 
 
 def _shapes(point: PyTree) -> tuple[Any, list]:
+    """The structure of a point, and the shapes of its leaves."""
     leaves, structure = jax.tree.flatten(point)
     return structure, [np.shape(leaf) for leaf in leaves]
 
 
-def _stacked(block: list[PyTree], first: PyTree, size: int) -> PyTree:
+def _stacked(block: list[PyTree], shapes: tuple, size: int) -> PyTree:
     """The points of a block on a leading axis over all devices, the last repeated up to `size`."""
-    wanted = _shapes(first)
     for point in block:
-        if _shapes(point) != wanted:
+        if _shapes(point) != shapes:
             raise ValueError(
-                f"a point has structure and shapes {_shapes(point)}, the first {wanted}; points "
+                f"a point has structure and shapes {_shapes(point)}, the first {shapes}; points "
                 "must all have the same"
             )
     block = block + block[-1:] * (size - len(block))
@@ -195,7 +196,7 @@ def _default_size(function: Callable, point: PyTree, shared: PyTree, chunk: PyTr
     devices = jax.devices()
     if devices[0].platform == "cpu":
         return len(devices)
-    stacked = _stacked([point], point, len(devices))
+    stacked = _stacked([point], _shapes(point), len(devices))
     needs = _program(function, 1).lower(stacked, shared, chunk).compile().memory_analysis()
     stats = [device.memory_stats() for device in devices]
     if needs is None or not all(stats):
