@@ -244,6 +244,21 @@ def test_removal_gives_the_really_smaller_network(name):
 
 
 @pytest.mark.parametrize("name", narrow_networks.NETWORKS)
+def test_with_its_readers_all_that_a_smaller_network_lacks_is_zero_and_no_output_changes(name):
+    apply_fn, variables, inputs = narrow_networks.network(name)
+    graph, unit_masks = narrow_networks.graph(name), narrow_networks.masks(name)
+    cut = trees.named_leaves(narrow_networks.cut(graph, variables, unit_masks))
+    kept = units.parameter_masks(graph, variables, unit_masks, readers=True)
+    fewer, found = trees.named_leaves(kept), masks.apply(variables, kept)
+    for leaf, array in trees.named_leaves(variables).items():
+        left = np.asarray(fewer[leaf]).sum() if leaf in fewer else array.size
+        assert left == (array if leaf.endswith("/var") else cut[leaf]).size
+    without = units.remove(graph, variables, unit_masks)
+    dense_fn = jax.jit(apply_fn)
+    np.testing.assert_array_equal(dense_fn(found, inputs), dense_fn(without, inputs))
+
+
+@pytest.mark.parametrize("name", narrow_networks.NETWORKS)
 def test_parameter_masks_are_the_same_under_jit(name):
     _, variables, _ = narrow_networks.network(name)
     graph = narrow_networks.graph(name)

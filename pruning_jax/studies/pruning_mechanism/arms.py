@@ -211,7 +211,7 @@ def _keep_pruned(
     epochs: int,
 ) -> None:
     before = [unit | {"phase": "pruned"} for unit in of]
-    if pending(session.run, before):
+    if pending(session.run, before, kept=before):
         held = [Pruned(*pair) for pair in zip(pruned, kept, strict=True)]
         networks.keep(session, group, before, held, epochs=epochs)
 

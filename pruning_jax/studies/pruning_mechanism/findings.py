@@ -195,8 +195,13 @@ def stays_in_basin(rows: list[Row], workload: Workload, arm: str) -> Finding:
         f"{text(statistics.mean_interval(values))}"
         for (name, regime), values in found.items()
     )
+    dips = ", ".join(
+        f"{REGIMES[regime]} {readings.dips(rows, workload, 'weight', regime).mean():.2g}"
+        for regime in (tuned, rewound)
+    )
     reached = f"dense {dense.mean():.3g} %, channel fine-tuning {stuck.mean():.3g} %"
-    return finding._replace(note=f"{finding.note}; barriers {means}; training accuracy {reached}")
+    note = f"{finding.note}; barriers {means}; below the worse end of the path, weight {dips}"
+    return finding._replace(note=f"{note}; training accuracy {reached}")
 
 
 def order_of_regimes(rows: list[Row], workload: Workload) -> Finding:

@@ -81,9 +81,9 @@ def curves(
       LookupError: a ratio has no row.
     """
     columns = {"epoch": LAST, "among": 1.0} | network
-    own = where(rows, phase="utility", **columns)
     for ratio in ratios:
-        each_seed(own, workload, "utility", **columns, ratio=ratio)
+        each_seed(rows, workload, "utility", **columns, ratio=ratio)
+    own = where(rows, phase="utility", **columns)
     return [
         [measured.by_ratio(where(own, seed=seed), moment, **network) for moment in MOMENTS]
         for seed in workload.seeds
@@ -132,8 +132,7 @@ def own_ratio(workload: Workload, ratio: float) -> float:
 def largest(rows: list[Row], workload: Workload, density: float, ratio: float) -> np.ndarray:
     """The largest utility of the random subsets of a network of a size, in nats."""
     network = DENSE if density == 1.0 else _small(density, 1)
-    columns = network | {"epoch": LAST, "among": 1.0, "ratio": ratio}
-    own = each_seed(rows, workload, "utility", **columns)
+    own = each_seed(rows, workload, "utility", **network, epoch=LAST, among=1.0, ratio=ratio)
     return np.array([row["maximum"] for row in own], dtype=float)
 
 
@@ -162,9 +161,16 @@ def retrained_distances(
 def barriers(
     rows: list[Row], workload: Workload, arm: str, regime: str, moments: str = "estimated"
 ) -> np.ndarray:
-    """The barrier of training accuracy on the path from the pretrained to a retrained network."""
+    """Of training accuracy, on the path from the pretrained to a retrained network; in pp."""
     own = each_seed(rows, workload, "path", arm=arm, regime=regime, moments=moments)
     return np.array([measured.path_barrier(row) for row in own])
+
+
+def dips(rows: list[Row], workload: Workload, arm: str, regime: str) -> np.ndarray:
+    """How far training accuracy falls below that path's worse end: no barrier where it climbs."""
+    own = each_seed(rows, workload, "path", arm=arm, regime=regime, moments="estimated")
+    paths = [100 * np.array(row["accuracy"], dtype=float) for row in own]
+    return np.array([min(path[0], path[-1]) - path.min() for path in paths])
 
 
 def accuracies(rows: list[Row], workload: Workload, split: str, **network: object) -> np.ndarray:
@@ -239,9 +245,9 @@ def random_cost(rows: list[Row], workload: Workload) -> float:
         raise LookupError("no random subsets of the dense network were run for the control")
     columns = DENSE | {"epoch": epoch, "among": 1.0, "ratio": max(ratios)}
     own = each_seed(rows, workload, "utility", **columns)
-    costs = [measured.random_cost(row) for row in own]
-    _check_finite(costs, "the accuracy that random ablation costs")
-    return float(np.mean(costs))
+    cost = float(np.mean([measured.random_cost(row) for row in own]))
+    _check_finite([cost], "the accuracy that random ablation costs")
+    return cost
 
 
 def _small(density: float, schedules: int) -> Row:

@@ -1,9 +1,10 @@
 """What a config of the pruning-mechanism study must hold, checked before anything is computed."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pruning_jax import choices, retraining, schedules, units
+from pruning_jax import choices, recipes, retraining, schedules, units
 from pruning_jax.studies.pruning_mechanism import arms, surfaces
 from pruning_jax.studies.workloads import Workload
 
@@ -22,7 +23,7 @@ def check(workload: Workload) -> None:
     for name in SECTIONS:
         if name not in settings:
             raise ValueError(f"the workload {workload.name!r} has no section {name!r}; give {{}}")
-    choices.check("prunable", settings["prunable"], PRUNABLE)
+    choices.check("prunable", settings.get("prunable"), PRUNABLE)
     _check_utility(workload)
     for name, arm in settings["arms"].items():
         _check_arm(workload, name, arm)
@@ -39,6 +40,8 @@ def _check_utility(workload: Workload) -> None:
         _check_examples(workload, "utility.examples", settings["utility"]["examples"])
         if settings["utility"]["subsets"] < 2:
             raise ValueError(f"utility.subsets is {settings['utility']['subsets']}; give 2 or more")
+    if settings["sizes"] and settings["sizes"]["bands"] < 1:
+        raise ValueError(f"sizes.bands is {settings['sizes']['bands']}; give 1 or more")
     last = workload.pretraining.recipe.epochs
     for epoch in settings["during_training"].get("epochs", ()):
         if not 1 <= epoch <= last:
@@ -61,21 +64,39 @@ def _check_arm(workload: Workload, name: str, arm: Mapping[str, Any]) -> None:
         choices.check("regime", regime, (*retraining.REGIMES, arms.SMALL))
         if regime != arms.SMALL:
             steps, recipe = arms.steps_of(workload), workload.pretraining.recipe
-            retraining.plan(regime, recipe, steps, epochs=arm["epochs"])
+            plan = retraining.plan(regime, recipe, steps, epochs=arm["epochs"])
+            recipes.check(plan.recipe)
     if not 1 <= arm["compared"] <= arm["cycles"]:
         raise ValueError(
             f"arms.{name}.compared is {arm['compared']}; it must be 1 to {arm['cycles']}, the "
             "cycles"
         )
+    if arm["epochs"] < 1:
+        raise ValueError(f"arms.{name}.epochs is {arm['epochs']}; a cycle trains for 1 or more")
+    if arm.get("scale_l1", 0.0) < 0:
+        raise ValueError(f"arms.{name}.scale_l1 is {arm['scale_l1']}; it must be 0 or more")
     if arm["prunes"] == "channels":
-        graph = units.graph(workload.trace)
-        spaces = graph.prunable
-        total, most = sum(space.size for space in spaces), len(spaces)
-        if not spaces or int(sparsities[-1] * total) > total - most:
+        _check_channels(workload, name, sparsities[-1])
+
+
+def _check_channels(workload: Workload, name: str, sparsity: float) -> None:
+    """Checks that every channel has a norm's scale to be ranked by, and that every space keeps one.
+
+    What is removed stays removed because its scale is zero, so each needs one.
+    """
+    spaces = units.graph(workload.trace).prunable
+    for space in spaces:
+        if all(each.role != "scale" for each in space.producers):
             raise ValueError(
-                f"arms.{name} would remove {sparsities[-1]:.3f} of {total} channels, and each of "
-                f"the {most} spaces keeps one; choose fewer cycles or a smaller share"
+                f"arms.{name} ranks channels by the scales of their norms, and {space.name!r} has "
+                "no norm; prune weights, or choose a model with batch normalisation"
             )
+    total, most = sum(space.size for space in spaces), len(spaces)
+    if not spaces or int(sparsity * total) > total - most:
+        raise ValueError(
+            f"arms.{name} would remove {sparsity:.3f} of {total} channels, and each of the {most} "
+            "spaces keeps one; choose fewer cycles or a smaller share"
+        )
 
 
 def _check_surfaces(workload: Workload) -> None:
@@ -96,6 +117,8 @@ def _check_surfaces(workload: Workload) -> None:
         choices.check("moments", moments, surfaces.MOMENTS)
     if len(drawn["shape"]) != 2 or min(drawn["shape"]) < 2:
         raise ValueError(f"surfaces.shape is {drawn['shape']}; it is rows and columns, 2 or more")
+    if not 0 <= drawn["margin"] < math.inf:
+        raise ValueError(f"surfaces.margin is {drawn['margin']}; it must be finite, 0 or more")
 
 
 def _check_examples(workload: Workload, name: str, count: int) -> None:

@@ -58,7 +58,8 @@ def _path(
 ) -> None:
     """The straight line from the pretrained to the retrained network."""
     asked = [unit_of(workload, seed, "path", **columns, moments=moments) for moments in MOMENTS]
-    if not pending(session.run, asked):
+    left = pending(session.run, asked)
+    if not left:
         return
     settings = workload.settings["paths"]
     positions = np.linspace(0, 1, settings["positions"])
@@ -66,11 +67,11 @@ def _path(
     last = networks.load(session, _compared(workload, seed, columns)).variables
     line = landscape.path(first["params"], last["params"])
     batch = _examples(workload, seed, dataset, settings["examples"])
-    for unit in asked:
+    for unit in left:
         found = list(_evaluate(workload, line, positions[:, None], batch, first, unit["moments"]))
         row = {"positions": positions.tolist(), **_columns(found), "examples": len(batch.labels)}
         record(session.run, [unit | row], [unit])
-    session.report(describe(asked[-1]), 1, 1, {"accuracy": row["accuracy"][-1]})
+    session.report(describe(left[-1]), 1, 1, {"accuracy": row["accuracy"][-1]})
 
 
 def _surface(
@@ -87,6 +88,8 @@ def _surface(
             for block in range(len(y))
         ]
         left = pending(session.run, asked)
+        if not left:
+            continue
         points = [(across, y[unit["block"]]) for unit in left for across in x]
         values = _evaluate(workload, plane, np.array(points), batch, first, moments)
         for unit in left:

@@ -64,6 +64,8 @@ def measure(session: Session, group: Group) -> None:
             *of_sizes(workload, seed),
             *of_one_shot(workload, seed),
         ]
+        if not asked:
+            continue
         left = pending(session.run, asked)
         batch = examples_of(workload, seed, dataset)
         for number, unit in enumerate(left, 1):
