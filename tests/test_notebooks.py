@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = {
     name: NOTEBOOKS / "results" / name / "results.jsonl"
-    for name in ("loss_modelling", "mean_replacement")
+    for name in ("loss_modelling", "mean_replacement", "pruning_mechanism")
 }
 """Notebook -> what it reads."""
 SECONDS_A_CELL = 300
@@ -36,8 +36,12 @@ def texts(notebook):
 
 
 def images(notebook):
+    return of_kind(notebook, "image/png")
+
+
+def of_kind(notebook, kind):
     outputs = [output for cell in code(notebook) for output in cell.outputs]
-    return [output for output in outputs if "image/png" in output.get("data", {})]
+    return [output for output in outputs if kind in output.get("data", {})]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +75,7 @@ def committed():
 
 
 def test_the_notebooks_are_there():
-    assert {"loss_modelling", "mean_replacement", "quickstart"} <= set(committed())
+    assert {"quickstart", *RESULTS} <= set(committed())
 
 
 @pytest.mark.parametrize("name", committed())
@@ -91,9 +95,11 @@ def test_a_notebook_holds_calls_and_no_machine(name):
 
 
 def test_the_quickstart_prunes_and_retrains(executed):
-    printed = texts(executed("quickstart"))
+    notebook = executed("quickstart")
+    printed = texts(notebook)
     for word in ("convolutions/0/kernel", "quadratic", "retrained", "exponential", "mine"):
         assert word in printed
+    assert "in 500 subsets" in printed and len(images(notebook)) == 1
 
 
 def test_the_loss_modelling_notebook_shows_every_verdict_and_figure(executed):
@@ -117,3 +123,20 @@ def test_the_mean_replacement_notebook_shows_every_verdict_and_figure(executed):
     for claim in run.claims:
         assert f"{claim['id']}, {claim['workload']}: {claim['verdict']}" in printed
     assert len(images(notebook)) == len(figures.mean_replacement(run.results))
+
+
+def test_the_pruning_mechanism_notebook_shows_every_verdict_and_figure(executed):
+    pytest.importorskip("plotly", reason="plotly is not installed: extra 'test'")
+    from pruning_jax import figures, results
+    from pruning_jax.studies.pruning_mechanism import tables
+
+    notebook = executed("pruning_mechanism")
+    run = results.read(RESULTS["pruning_mechanism"].parent)
+    printed = texts(notebook)
+    for claim in run.claims:
+        assert f"{claim['id']}, {claim['workload']}: {claim['verdict']}" in printed
+    assert tables.beside_published(run.results, run.config["workloads"]) in printed
+    surfaces = of_kind(notebook, "application/vnd.plotly.v1+json")
+    drawn = figures.pruning_mechanism(run.results)
+    assert surfaces and len(images(notebook)) == len(drawn) + len(surfaces)
+    assert max(len(str(output)) for output in surfaces) < 100_000
