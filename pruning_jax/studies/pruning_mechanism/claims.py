@@ -6,7 +6,7 @@ from functools import partial
 from pruning_jax.analysis.claims import Claim
 from pruning_jax.studies import questions
 from pruning_jax.studies.phases import Row
-from pruning_jax.studies.pruning_mechanism import findings
+from pruning_jax.studies.pruning_mechanism import cycles, findings
 from pruning_jax.studies.pruning_mechanism.published import PUBLISHED, REGIMES, RENDA
 from pruning_jax.studies.pruning_mechanism.readings import random_cost
 from pruning_jax.studies.questions import Control, Question, qualitative
@@ -45,7 +45,7 @@ def decide(rows: Iterable[Row], workload: Workload) -> list[Claim]:
         if settings["paths"] and arm["prunes"] == "channels":
             share = f"{100 * arm['share']:g} % a cycle, after cycle {arm['compared']}"
             of_arm = f"{label}; channels, {share}"
-            found = partial(findings.stays_in_basin, arm=name)
+            found = partial(cycles.stays_in_basin, arm=name)
             question = {"E6": BASIN._replace(find=found)}
             decided += questions.decide(question, rows, workload, of_arm, control)
     return sorted(decided, key=lambda claim: claim.id)
@@ -134,14 +134,14 @@ QUESTIONS = {
         "channels, small network > rewinding > fine-tuning",
         "S0, section 3, Table 1",
         _published(_table()),
-        findings.order_of_regimes,
+        cycles.order_of_regimes,
     ),
     "R6": Question(
         "Rewinding the learning rate beats fine-tuning where weights are pruned in cycles to about "
         "a ninth, and by more the higher the compression (3, 5 and 9 times)",
         "S0, section 3, after Renda et al. (2020)",
         _published(_renda()),
-        findings.rewinding_gains,
+        cycles.rewinding_gains,
     ),
 }
 """The claims but E6, by their codes."""
@@ -152,6 +152,6 @@ BASIN = Question(
     "(a higher barrier), and with fine-tuning it gets stuck (more than 10 pp below dense)",
     "S0, section 3, Figure 6",
     qualitative,
-    findings.stays_in_basin,
+    cycles.stays_in_basin,
 )
 """E6, which is decided for each arm that prunes channels."""
