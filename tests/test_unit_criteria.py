@@ -233,7 +233,7 @@ def test_a_unit_that_fewer_layers_produce_has_fewer_weights():
     np.testing.assert_allclose(found, by_unit, rtol=1e-5)
 
 
-def test_the_scale_is_the_norms_and_of_several_norms_their_sum():
+def test_the_scale_is_the_norms_and_of_several_norms_their_mean():
     variables, graph = unit_graph("residual")
     params = variables["params"]
     inner = criteria.unit_scores("batch_norm_scale", graph, variables, only="params/Conv_1")
@@ -248,7 +248,14 @@ def test_the_scale_is_the_norms_and_of_several_norms_their_sum():
     expected = sum(np.abs(np.asarray(s)) for n, s in zip(names, scales, strict=True) if n in leaves)
     assert len(leaves) > 1
     (found,) = criteria.unit_scores("batch_norm_scale", graph, variables, only=space.name).values()
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(found, expected / len(leaves), rtol=1e-6)
+
+
+def test_equal_scales_are_equal_scores_in_streams_and_inner_spaces():
+    variables, graph = unit_graph("residual")
+    equal = jax.tree.map(lambda leaf: jnp.full_like(leaf, -0.5), variables)
+    for found in criteria.unit_scores("batch_norm_scale", graph, equal).values():
+        np.testing.assert_array_equal(found, 0.5)
 
 
 def test_random_scores_differ_between_spaces_and_do_not_depend_on_only():

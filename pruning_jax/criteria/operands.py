@@ -66,7 +66,11 @@ def operand(
 
 
 def _scale(graph: UnitGraph, space: UnitSpace, variables: Params) -> Array:
-    """Shape (size,): of several norms the sum of the absolute values."""
+    """Shape (size,): of several norms the mean of the absolute values.
+
+    A mean, so that units of a space with many norms, such as a residual stream, are on one scale
+    with those of a space with one.
+    """
     scales = [each for each in space.producers if each.role == "scale"]
     numbers = np.arange(space.size)
     if not all(any(number in each.units for each in scales) for number in numbers):
@@ -79,7 +83,10 @@ def _scale(graph: UnitGraph, space: UnitSpace, variables: Params) -> Array:
     found = [_by_unit(each, space, variables) for each in scales]
     if len(found) == 1 and found[0].shape[1] == 1:
         return found[0][:, 0]
-    return sum(jnp.sum(jnp.abs(each), axis=1) for each in found)
+    ones = jax.tree.map(jnp.ones_like, variables)
+    entries = [_by_unit(each, space, ones) for each in scales]
+    total, count = (sum(jnp.abs(each).sum(axis=1) for each in rows) for rows in (found, entries))
+    return total / count
 
 
 def _by_unit(each: Slice, space: UnitSpace, variables: Params) -> Array:

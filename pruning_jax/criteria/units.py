@@ -173,7 +173,7 @@ def average_percentage_of_zeros(zeros: Array) -> Array:
 def batch_norm_scale(scale: Array) -> Array:
     """Scores by the magnitude of the scale of the norm that follows the layer.
 
-    s_j = |gamma_j|
+    s_j = |gamma_j|, of several norms, as of a residual stream, their mean
 
     Args:
       scale: gamma, shape (size,).
