@@ -138,8 +138,8 @@ def _smoke() -> dict:
         sizes=SIZES | {"densities": (0.5, 0.25), "ratios": (0.1, 0.2, 0.4), "numbers": (0.1,)},
         one_shot={"densities": (0.5,), "ratios": (0.1,)},
         arms={
-            "weight": _arm("weights", 0.3, 2, 1),
-            "channel": _arm("channels", 0.2, 1, 1, scale_l1=1e-4),
+            "weight": _arm("weights", 0.3, 2, 2),
+            "channel": _arm("channels", 0.2, 1, 2, scale_l1=1e-4),
         },
         paths={"positions": 3, "examples": 64},
         surfaces=_surfaces(3, examples=64),

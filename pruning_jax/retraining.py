@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pruning_jax import choices, masks, training
+from pruning_jax import choices, masks, training, trees
 from pruning_jax.recipes import Recipe
 from pruning_jax.types import Array, Masks, Params
 
@@ -90,8 +90,16 @@ def plan(
     """
     choices.check("retraining regime", regime, REGIMES)
     follows, rewinds, weights = REGIMES[regime]
+    if rewinds and changes:
+        raise ValueError(f"{regime!r} follows the pretraining recipe; it takes no {min(changes)!r}")
     for field in changes:
-        choices.check("retraining field", field, () if rewinds else Recipe._fields)
+        choices.check("retraining field", field, Recipe._fields)
+    for name, value in (("steps", steps), ("epochs", epochs), ("step", step)):
+        least = int(name == "steps")
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f"{name} is {value!r}; it must be an integer, {least} or more")
+    if epochs is not None and step is not None:
+        raise ValueError(f"epochs is {epochs} and step is {step}; give one of them")
     if not rewinds:
         if step is not None:
             rewinding = [name for name, row in REGIMES.items() if row.rewinds_rate]
@@ -171,6 +179,7 @@ def rescaled(params: Params, kept: Masks, *, output_axis: int = -1) -> Params:
 
     Source: S0, sections 2.2.1 and 3.
     """
+    trees.check_selection("kept", kept, params)
     empty = masks.empty_layers(kept)
     if empty:
         raise ValueError(f"{empty[0]!r} keeps no weight, so none can be rescaled; keep some")

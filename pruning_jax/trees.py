@@ -64,3 +64,25 @@ def map_selected(function: Callable, selected: PyTree, *trees: PyTree) -> PyTree
 def size(tree: PyTree) -> int:
     """How many numbers the leaves of `tree` hold together."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def check_selection(what: str, selected: PyTree, tree: PyTree) -> None:
+    """Checks that every leaf of `selected` is at the place of a leaf of `tree`, and of its shape.
+
+    Args:
+      what: the selection's name, for the message.
+      selected: arrays, ``None`` where nothing is selected.
+      tree: what they were selected from.
+
+    Raises:
+      ValueError: a leaf that `tree` does not have, or one of another shape.
+    """
+    leaves = named_leaves(tree)
+    for name, leaf in named_leaves(selected).items():
+        if name not in leaves:
+            raise ValueError(f"{what} has a leaf {name!r}; the leaves are {', '.join(leaves)}")
+        if jax.numpy.shape(leaf) != leaves[name].shape:
+            raise ValueError(
+                f"{what} has shape {jax.numpy.shape(leaf)} at {name!r}, where the leaf has "
+                f"{leaves[name].shape}"
+            )

@@ -54,7 +54,10 @@ def test_any_field_can_be_changed():
         ("weight_rewinding", {"momentum": 0.1}, "momentum"),
         ("weight_rewinding", {"epochs": 201}, "201 epochs before the end .* 200 epochs"),
         ("learning_rate_rewinding", {"step": 2001}, "step 2001 .* 2000 steps"),
-        ("learning_rate_rewinding", {"step": -1}, "step -1"),
+        ("learning_rate_rewinding", {"step": -1}, "step is -1"),
+        ("learning_rate_rewinding", {"step": 2.5}, "step is 2.5"),
+        ("learning_rate_rewinding", {"step": 3, "epochs": 1}, "give one of them"),
+        ("fine_tuning", {"epochs": -1}, "epochs is -1"),
     ],
 )
 def test_what_cannot_be_followed_is_refused_by_name(regime, changes, named):
@@ -172,6 +175,33 @@ def test_masked_weights_stay_zero_after_rewinding(pretraining):
         assert not params["Dense_0"]["kernel"][~np.asarray(kept["Dense_0"]["kernel"])].any()
 
 
+def test_replicates_of_one_run_are_at_one_step_of_a_schedule_that_they_can_follow():
+    params = {"kernel": jnp.ones(2)}
+    runs = [training.start(TASK, {"params": params}, KEY, EXAMPLES, step=step) for step in (0, 8)]
+    batch = replicates.stack([toy(), toy()])
+    with pytest.raises(ValueError, match=r"at steps \[0, 8\]"):
+        next(training.fit(replicates.stack(runs), batch, batch, task=TASK))
+    few = jax.tree.map(lambda leaf: leaf[None, :9], toy())
+    with pytest.raises(ValueError, match="at step 8, past the 4 epochs of 1 steps"):
+        next(training.fit(replicates.stack(runs[1:]), few, few, task=TASK))
+    none = jax.tree.map(lambda leaf: leaf[None, :7], toy())
+    with pytest.raises(ValueError, match="batch_size is 8, more than the 7"):
+        training.take_steps(replicates.stack([runs[0].state]), none, 1, task=TASK)
+
+
+@pytest.mark.parametrize(
+    ("kept", "named"),
+    [
+        ({"other": jnp.ones(2, bool)}, "has a leaf 'other'"),
+        ({"kernel": jnp.ones(3, bool)}, r"shape \(3,\) at 'kernel'"),
+        ({"kernel": jnp.ones(2)}, "'kernel' is float32"),
+    ],
+)
+def test_masks_that_do_not_fit_are_named(kept, named):
+    with pytest.raises(ValueError, match=named):
+        training.start(TASK, {"params": {"kernel": jnp.ones(2)}}, KEY, EXAMPLES, kept)
+
+
 def test_a_step_that_was_not_kept_is_named_with_those_that_were(pretraining):
     history = {step: pretraining[0][step] for step in (0, 5, 20)}
     plan = retraining.plan("weight_rewinding", RECIPE, OF_AN_EPOCH, step=7)
@@ -270,6 +300,10 @@ def test_an_l1_penalty_adds_its_sign_to_the_gradient_of_the_scales(pretraining):
     assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(moved)) == 0
 
 
-def test_a_penalised_leaf_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match="'scale'"):
-        ScaleL1(("scale",), 1e-4)({"kernel": jnp.ones(2)})
+@pytest.mark.parametrize(
+    ("names", "strength", "said"),
+    [(("scale",), 1e-4, "'scale'"), ((), 1e-4, "one name"), (("kernel",), -1.0, "strength is -1")],
+)
+def test_a_penalty_that_cannot_be_taken_is_refused(names, strength, said):
+    with pytest.raises(ValueError, match=said):
+        ScaleL1(names, strength)({"kernel": jnp.ones(2)})

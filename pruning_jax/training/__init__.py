@@ -56,21 +56,22 @@ def start(
         batches and its randomness are those of that step.
 
     Raises:
-      ValueError: a recipe that cannot be followed on so many examples, or not from that step.
+      ValueError: a recipe that cannot be followed on so many examples, or not from that step;
+        masks that are no booleans of the parameters' shapes.
     """
     recipes.check(task.recipe)
-    if examples < task.recipe.batch_size:
+    steps_per_epoch = steps.of_an_epoch(task, examples)
+    if not isinstance(step, int) or not 0 <= step <= task.recipe.epochs * steps_per_epoch:
         raise ValueError(
-            f"batch_size is {task.recipe.batch_size}, more than the {examples} training examples"
-        )
-    steps_per_epoch = examples // task.recipe.batch_size
-    if not 0 <= step <= task.recipe.epochs * steps_per_epoch:
-        raise ValueError(
-            f"step is {step}; it must be 0 to {task.recipe.epochs * steps_per_epoch}, the end of "
+            f"step is {step!r}; it must be 0 to {task.recipe.epochs * steps_per_epoch}, the end of "
             f"{task.recipe.epochs} epochs of {steps_per_epoch} steps"
         )
     model_state = {name: tree for name, tree in variables.items() if name != "params"}
     kept = trees.select(variables["params"], ()) if kept is None else kept
+    trees.check_selection("kept", kept, variables["params"])
+    for name, mask in trees.named_leaves(kept).items():
+        if mask.dtype != bool:
+            raise ValueError(f"the mask of {name!r} is {mask.dtype}; masks are booleans")
     params = masks.apply(variables["params"], kept)
     opt_state = recipes.optimizer(task.recipe, steps_per_epoch).init(params)
     state = TrainState(params, model_state, opt_state, kept, jnp.int32(step), key)
@@ -105,12 +106,18 @@ def fit(
       and accuracy (over its steps, while they are taken) and its validation loss and accuracy.
 
     Raises:
+      ValueError: replicates at different steps, or past the end of their schedule.
       FloatingPointError: the loss turned non-finite; names the step.
     """
     count, examples = train.labels.shape[:2]
     programs = steps.programs_of(task, examples, count)
-    scanned, whole = None, examples // task.recipe.batch_size
+    scanned, whole = None, steps.of_an_epoch(task, examples)
     taken = steps.taken(progress.state)
+    if taken > task.recipe.epochs * whole:
+        raise ValueError(
+            f"the run is at step {taken}, past the {task.recipe.epochs} epochs of {whole} steps "
+            f"that {examples} examples have"
+        )
     for epoch in range(taken // whole, task.recipe.epochs):
         order = programs.order(progress.state.key, jnp.full(count, epoch))[:, taken % whole :]
         if scanned is None:
@@ -157,7 +164,7 @@ def take_steps(
     """
     replicated, examples = train.labels.shape[:2]
     programs = steps.programs_of(task, examples, replicated)
-    epoch, taken = examples // task.recipe.batch_size, steps.taken(state)
+    epoch, taken = steps.of_an_epoch(task, examples), steps.taken(state)
     last = taken + count
     while taken < last:
         order = programs.order(state.key, jnp.full(replicated, taken // epoch))

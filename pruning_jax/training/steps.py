@@ -52,7 +52,15 @@ class ScaleL1(NamedTuple):
     strength: float
 
     def __call__(self, params: Params) -> Array:
-        """Returns the penalty at `params`; raises `ValueError` for a name that is no leaf."""
+        """Returns the penalty at `params`.
+
+        Raises:
+          ValueError: no names, or one that is no leaf; a strength that is negative or not finite.
+        """
+        if not isinstance(self.names, tuple) or not self.names:
+            raise ValueError(f"names are {self.names!r}; give a tuple with one name or more")
+        if not 0 <= self.strength < np.inf:
+            raise ValueError(f"strength is {self.strength}; it must be finite and not negative")
         scales = jax.tree.leaves(trees.select(params, self.names))
         return self.strength * sum(jnp.abs(scale).sum() for scale in scales)
 
@@ -86,7 +94,7 @@ class Pause(NamedTuple):
     """What is done in the middle of epochs.
 
     Attributes:
-      every: steps between pauses, counted from the first step of the run.
+      every: steps between pauses, counted from the first step of the schedule.
       call: what is called with the number of steps taken and the state, whose leaves have a leading
         replicate axis. The next step consumes the state: what is kept of it must be copied.
     """
@@ -183,8 +191,24 @@ def dispatch(programs: Programs, state: TrainState, train: Batch, order: Array):
 
 
 def taken(state: TrainState) -> int:
-    """How many steps of the schedule are behind a state, whose leaves have a replicate axis."""
-    return int(state.step[0])
+    """How many steps of the schedule are behind a state, whose leaves have a replicate axis.
+
+    Raises:
+      ValueError: replicates that are not at the same step.
+    """
+    found = np.unique(np.asarray(state.step)).tolist()
+    if len(found) != 1:
+        raise ValueError(f"the replicates are at steps {found}; those of one run take equal steps")
+    return found[0]
+
+
+def of_an_epoch(task: Task, examples: int) -> int:
+    """How many steps an epoch has; raises `ValueError` where that is none."""
+    if examples < task.recipe.batch_size:
+        raise ValueError(
+            f"batch_size is {task.recipe.batch_size}, more than the {examples} training examples"
+        )
+    return examples // task.recipe.batch_size
 
 
 def take(
