@@ -58,7 +58,7 @@ def tiny(**changes):
         "training": configs._plain(2, (1,), batch_size=32),
         "utility": {"subsets": 4, "examples": 40},
         "during_training": {"epochs": (1,), "ratios": (0.1, 0.8)},
-        "sizes": {"densities": (0.5,), "ratios": (0.1, 0.8), "numbers": (0.1,), "bands": 4},
+        "sizes": {"densities": (0.5,), "ratios": (0.1, 0.2, 0.8), "numbers": (0.1,), "bands": 4},
         "one_shot": {"densities": (0.5,), "ratios": (0.2,)},
         "arms": {
             "weight": arm("weights", 0.3, 2, 2, "fine_tuning", "learning_rate_rewinding", "small"),
@@ -561,7 +561,7 @@ def scales(variables):
     first, inner, second = (
         np.abs(np.asarray(trees.named_leaves(variables)[f"params/{name}"])) for name in NORMS
     )
-    return [first + second, inner]
+    return [(first + second) / 2, inner]
 
 
 def lowest(scores, count):
@@ -695,25 +695,34 @@ def test_prunable_weights_are_those_of_convolutions_or_all(channel_run):
     [
         ("prunable", "biases", "unknown prunable 'biases'.*valid: convolutions, kernels"),
         ("utility.examples", 161, "utility.examples is 161; it must be 1 to the 160 training"),
-        ("utility.examples", 0, "utility.examples is 0"),
+        ("utility.examples", 0, "utility.examples is 0; it must be an integer of 1"),
+        ("utility.subsets", 2.5, "utility.subsets is 2.5; it must be an integer"),
         ("utility.subsets", 1, "utility.subsets is 1; give 2 or more"),
         ("during_training.epochs", (1, 3), "has 3; networks are kept from epoch 1 to 2"),
-        ("during_training.epochs", (0,), "has 0; networks are kept"),
-        ("during_training.ratios", (0.0,), r"a ratio is 0.0; .* in \(0, 1\]"),
-        ("sizes.ratios", (0.1, 1.5), "a ratio is 1.5"),
-        ("sizes.densities", (1.0,), r"a density is 1.0; .* in \(0, 1\)"),
+        ("during_training.epochs", (0,), "it must be integers of 1 or more"),
+        ("during_training.epochs", (), "it must be integers of 1 or more"),
+        ("during_training.ratios", (0.0,), r"is \(0.0,\); it must be shares .* in \(0, 1\]"),
+        ("during_training.ratios", 0.1, "during_training.ratios is 0.1"),
+        ("sizes.ratios", (0.1, 1.5), r"sizes.ratios is \(0.1, 1.5\)"),
+        ("sizes.ratios", (0.1, 0.8), "numbers has 0.1, a share of 0.2 .* sizes.ratios lacks"),
+        ("sizes.densities", (1.0,), "sizes.densities has 1; a small network keeps less"),
         ("sizes.bands", 0, "sizes.bands is 0"),
-        ("one_shot.densities", (-0.5,), "a density is -0.5"),
-        ("one_shot.ratios", (float("nan"),), "a ratio is nan"),
+        ("one_shot.densities", (-0.5,), "one_shot.densities is"),
+        ("one_shot.ratios", (float("nan"),), "one_shot.ratios is"),
         ("arms.weight.prunes", "weight", "arms.weight.prunes 'weight' .did you mean 'weights'"),
         ("arms.weight.prunes", "channels", "'params/Dense_0' has no norm; prune weights"),
         ("arms.weight.share", 1.0, "share is 1.0"),
-        ("arms.weight.cycles", 0, "at least 1, not 0"),
+        ("arms.weight.cycles", 0, "arms.weight.cycles is 0"),
+        ("arms.weight.cycle", 2, "field of arms.weight 'cycle' .did you mean 'cycles'"),
+        ("arms.weight.epochs", 1, "epochs is 1; where a small network .* must be the 2"),
+        ("arms.weight.regimes", ("small", "small"), "none twice"),
+        ("surface", {}, "unknown section 'surface' .did you mean 'surfaces'"),
+        ("surfaces.seeds", 2, "surfaces.seeds is 2; there are 1"),
         ("arms.weight.regimes", ("finetuning",), "unknown regime.*mean 'fine_tuning'"),
         ("arms.weight.compared", 3, "arms.weight.compared is 3; it must be 1 to 2"),
         ("arms.weight.compared", 0, "arms.weight.compared is 0"),
         ("arms.weight.epochs", 3, "rewinding to 3 epochs before the end is not possible"),
-        ("arms.weight.epochs", 0, "arms.weight.epochs is 0; a cycle trains for 1 or more"),
+        ("arms.weight.epochs", 0, "arms.weight.epochs is 0"),
         ("arms.weight.epochs", 1.5, "epochs is 1.5; it must be an integer"),
         ("arms.weight.scale_l1", -0.1, "arms.weight.scale_l1 is -0.1"),
         ("paths.positions", 2, "paths.positions is 2; a barrier needs 3"),

@@ -57,7 +57,8 @@ def stays_in_basin(rows: list[Row], workload: Workload, arm: str) -> Finding:
     )
     reached = f"dense {dense.mean():.3g} %, channel fine-tuning {stuck.mean():.3g} %"
     note = f"{finding.note}; barriers {means}; below the worse end of the path, weight {dips}"
-    return finding._replace(note=f"{note}; training accuracy {reached}")
+    note = f"{note}; training accuracy {reached}; {_lengths(rows, workload, 'weight')}"
+    return finding._replace(note=note)
 
 
 def order_of_regimes(rows: list[Row], workload: Workload) -> Finding:
@@ -79,7 +80,7 @@ def order_of_regimes(rows: list[Row], workload: Workload) -> Finding:
     dense = readings.accuracies(rows, workload, "validation", **readings.DENSE)
     finding = ordered(pairs, "differences in validation accuracy, pp", alternative="greater")
     note = f"{finding.note}; means in %: {'; '.join(means)}; dense {dense.mean():.2f}"
-    return finding._replace(note=note)
+    return finding._replace(note=f"{note}; {_lengths(rows, workload, 'weight')}")
 
 
 def rewinding_gains(rows: list[Row], workload: Workload) -> Finding:
@@ -107,7 +108,8 @@ def rewinding_gains(rows: list[Row], workload: Workload) -> Finding:
     ran = ", ".join(f"{compression:.2g}" for compression in compressions)
     asked = ", ".join(f"{compression:g}" for compression in readings.COMPRESSIONS)
     note = f"{finding.note}; differences {shown}; {100 * share:g} % a cycle gives {ran}"
-    return finding._replace(note=f"{note} times compression in place of {asked}")
+    note = f"{note} times compression in place of {asked}"
+    return finding._replace(note=f"{note}; {_lengths(rows, workload, 'weight')}")
 
 
 def _kept(rows: list[Row], workload: Workload, arm: str, regime: str) -> float:
@@ -116,3 +118,14 @@ def _kept(rows: list[Row], workload: Workload, arm: str, regime: str) -> float:
     network = {"network": "cycle", "arm": arm, "regime": regime, "cycle": cycle}
     own = readings.each_seed(rows, workload, "network", **network)
     return 100 * float(np.mean([1 / measured.compression(row) for row in own]))
+
+
+def _lengths(rows: list[Row], workload: Workload, arm: str) -> str:
+    """How long the dense networks and an arm's were trained: what a gain may owe to length."""
+    cycle = workload.settings["arms"][arm]["compared"]
+    tuned = {"network": "cycle", "arm": arm, "regime": "fine_tuning", "cycle": cycle}
+    dense, own = (
+        readings.each_seed(rows, workload, "network", **network)[0]["epochs"]
+        for network in (readings.DENSE, tuned)
+    )
+    return f"trained for {dense} epochs dense, {own} in cycles"

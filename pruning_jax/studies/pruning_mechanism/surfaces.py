@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from pruning_jax import data
+from pruning_jax import data, retraining
 from pruning_jax.analysis import landscape
 from pruning_jax.evaluation import Metrics
 from pruning_jax.studies.phases import Row, Session, describe, pending, record
@@ -13,6 +13,9 @@ from pruning_jax.studies.pruning_mechanism import arms, networks
 from pruning_jax.studies.pruning_mechanism.networks import Group, unit_of
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Batch, Params
+
+CHUNK = 100
+"""Examples at once, on any device: batch statistics are estimated within chunks."""
 
 MOMENTS = ("kept", "estimated")
 """The state of a point: that of the pretrained network, or the one the point's weights give."""
@@ -130,7 +133,8 @@ def _plane(
 
 def _epochs(workload: Workload, regime: str, count: int) -> range:
     """The epochs of a recipe that a retraining of so many goes through."""
-    last = workload.pretraining.recipe.epochs if "rewinding" in regime else count
+    rewinds = retraining.REGIMES[regime].rewinds_rate
+    last = workload.pretraining.recipe.epochs if rewinds else count
     return range(last - count + 1, last + 1)
 
 
@@ -158,7 +162,9 @@ def _evaluate(
     task = workload.pretraining
     state = {name: tree for name, tree in variables.items() if name != "params"}
     estimated = {"train_fn": task.train_fn, "moments": batch} if moments == "estimated" else {}
-    return landscape.evaluate(task.apply_fn, plane, coordinates, batch, state=state, **estimated)
+    return landscape.evaluate(
+        task.apply_fn, plane, coordinates, batch, state=state, chunk=CHUNK, **estimated
+    )
 
 
 def _columns(found: list[Metrics]) -> Row:
