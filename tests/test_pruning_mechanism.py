@@ -192,7 +192,7 @@ def test_a_run_has_a_row_for_every_measurement_asked_for(finished):
     assert counted == {
         "network": 1 + 2 + 1 + 2 * 2 + 3 + 1,
         "pruned": 2 * 2 + 1,
-        "utility": 2 + 2 * 2 + 3,
+        "utility": 2 + 2 * 3 + 3,
         "bands": 1,
         "path": 3 * 2,
         "plane": 2,

@@ -9,7 +9,8 @@ import numpy as np
 
 from pruning_jax import evaluation, masks, recipes, trees
 from pruning_jax.training import steps
-from pruning_jax.training.steps import Pause, ScaleL1, Task, TrainFn, TrainState, train_step
+from pruning_jax.training.regularisers import ScaleL1
+from pruning_jax.training.steps import Pause, Task, TrainFn, TrainState, train_step
 from pruning_jax.types import Array, Batch, Masks, Params
 
 __all__ = [

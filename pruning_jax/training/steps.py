@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pruning_jax import data, evaluation, losses, masks, recipes, replicates, trees
+from pruning_jax import data, evaluation, losses, masks, recipes, replicates
 from pruning_jax.types import ApplyFn, Array, Batch, Masks, Params, PyTree
 
 
@@ -36,33 +36,6 @@ class Task(NamedTuple):
     recipe: recipes.Recipe
     loss: losses.Loss = losses.cross_entropy
     regulariser: Callable[[Params], Array] | None = None
-
-
-class ScaleL1(NamedTuple):
-    """An L1 penalty on some leaves: strength sum |gamma|, for sparsity of norm scales.
-
-    Attributes:
-      names: of the leaves among the parameters, such as ``"BatchNorm_0/scale"``.
-      strength: of the penalty, not negative; 1e-4 for VGG and 1e-5 for ResNets in the source.
-
-    Source: Liu et al. 2017, *Network Slimming*, equation 1.
-    """
-
-    names: tuple[str, ...]
-    strength: float
-
-    def __call__(self, params: Params) -> Array:
-        """Returns the penalty at `params`.
-
-        Raises:
-          ValueError: no names, or one that is no leaf; a strength that is negative or not finite.
-        """
-        if not isinstance(self.names, tuple) or not self.names:
-            raise ValueError(f"names are {self.names!r}; give a tuple with one name or more")
-        if not 0 <= self.strength < np.inf:
-            raise ValueError(f"strength is {self.strength}; it must be finite and not negative")
-        scales = jax.tree.leaves(trees.select(params, self.names))
-        return self.strength * sum(jnp.abs(scale).sum() for scale in scales)
 
 
 class TrainState(NamedTuple):
