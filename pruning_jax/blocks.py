@@ -3,6 +3,7 @@
 import collections
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,6 +21,21 @@ _CHUNK = {"cpu": 100}
 _CHUNK_ELSEWHERE = 1_000
 
 
+def whole(name: str, value: object, what: str) -> int:
+    """A number of things, 1 or more.
+
+    Raises:
+      ValueError: it is no integer, or below 1; the message has its name and what it counts.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{name} is {value!r}; it must be an integer, 1 {what} or more") from error
+    if number < 1:
+        raise ValueError(f"{name} is {number}; it must be 1 {what} or more")
+    return number
+
+
 def split(examples: PyTree, chunk: int | None = None) -> list[PyTree]:
     """Examples in as few chunks as hold them, of one size or of two that differ by one example.
 
@@ -31,11 +47,11 @@ def split(examples: PyTree, chunk: int | None = None) -> list[PyTree]:
         CPU (activations then stay in the cache) and 1,000 on an accelerator.
 
     Raises:
-      ValueError: there are no examples; leaves differ in their number; `chunk` is below 1.
+      ValueError: there are no examples; leaves differ in their number; `chunk` is no integer or
+        below 1.
     """
     chunk = _CHUNK.get(jax.default_backend(), _CHUNK_ELSEWHERE) if chunk is None else chunk
-    if chunk < 1:
-        raise ValueError(f"chunk is {chunk}; it must be 1 example or more")
+    chunk = whole("chunk", chunk, "example")
     lengths = sorted({leaf.shape[0] for leaf in jax.tree.leaves(examples)})
     if len(lengths) != 1 or not lengths[0]:
         raise ValueError(f"the leaves have {lengths} examples; give 1 or more, the same for all")
@@ -78,12 +94,12 @@ def sums(
       The sums of every point, in order: NumPy arrays in double precision.
 
     Raises:
-      ValueError: no chunks; a size below 1; points of different structure or shapes.
+      ValueError: no chunks; a size that is no integer or below 1; points of different structure
+        or shapes.
     """
     if not chunks:
         raise ValueError("chunks is empty; give at least one chunk of examples")
-    if size is not None and size < 1:
-        raise ValueError(f"size is {size}; a block has 1 point or more")
+    size = None if size is None else whole("size", size, "point")
     return _sums(function, iter(points), shared, chunks, size)
 
 

@@ -98,7 +98,9 @@ def test_chunks_cover_the_examples_in_order():
     [
         (lambda: blocks.sums(powers(), [], {}, []), "chunks is empty"),
         (lambda: blocks.sums(powers(), [], {}, [{}], size=0), "size is 0"),
+        (lambda: blocks.sums(powers(), [], {}, [{}], size=2.5), "size is 2.5; .* integer"),
         (lambda: blocks.split(INPUTS, 0), "chunk is 0"),
+        (lambda: blocks.split(INPUTS, 2.5), "chunk is 2.5; .* integer"),
         (lambda: blocks.split(INPUTS[:0]), "examples"),
         (lambda: blocks.split((INPUTS, INPUTS[:2])), r"\[2, 7\] examples"),
         (lambda: found(of=[{"c": 1.0}, {"d": 1.0}]), "structure"),

@@ -1,5 +1,6 @@
 """Planes and paths against dense linear algebra in double precision, surfaces point by point."""
 
+import collections
 import functools
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
+from scipy.sparse import linalg
 
 from pruning_jax import evaluation, losses
 from pruning_jax.analysis import landscape
@@ -192,6 +194,30 @@ def test_eigenvectors_are_those_of_the_dense_hessian():
     assert (found[np.abs(found).argmax(0), range(3)] > 0).all()
 
 
+def test_eigenvectors_have_none_for_integers():
+    drawn, state, batch = tanh_problem()
+    counted = {**drawn, "steps": jnp.int32(3)}
+    values, (vector,) = landscape.eigenvectors(tanh_net, counted, batch, 1, key=KEY, state=state)
+    assert values > 0 and vector["steps"] is None and vector["a"].shape == drawn["a"].shape
+
+
+def test_eigenvectors_that_lanczos_does_not_find_are_reported(monkeypatch):
+    def failing(*args, **given):
+        raise linalg.ArpackNoConvergence("no convergence", np.zeros(0), np.zeros((0, 0)))
+
+    monkeypatch.setattr(linalg, "eigsh", failing)
+    with pytest.raises(ValueError, match="no 2 leading eigenvectors .* ask for fewer"):
+        leading()
+
+
+def test_points_of_numpy_in_double_precision():
+    first, last = ({"w": np.full(3, value)} for value in (0.5, 1.5))
+    path = landscape.path(first, last)
+    assert path.directions[0]["w"].dtype == jnp.float32
+    np.testing.assert_array_equal(landscape.point(path, [1.0])["w"], last["w"])
+    np.testing.assert_array_equal(landscape.coordinates(path, last), [1.0])
+
+
 class NormNet(nn.Module):
     """A convolution and a dense layer, each with batch normalisation."""
 
@@ -374,6 +400,22 @@ def shrinking(variables, inputs, key):
     return None, {}
 
 
+def broadcasting():
+    """A path whose direction has a leaf of another shape than the origin's."""
+    path = landscape.path(params(0), params(1))
+    path.directions[0]["dense"][1] = jnp.ones(1)
+    return path
+
+
+FLAT = losses.cross_entropy._replace(value=lambda logits, labels: logits.sum(1) * 0)
+
+
+def leading(**changed):
+    drawn, state, batch = tanh_problem()
+    given = {"count": 2, "key": KEY, "state": state} | changed
+    return landscape.eigenvectors(tanh_net, drawn, batch, **given)
+
+
 BATCH = Batch(np.zeros((2, 4, 4, 2), np.float32), np.zeros(2, np.int32))
 KEY = jax.random.key(0)
 
@@ -401,7 +443,45 @@ KEY = jax.random.key(0)
         (lambda: landscape.plane(params(0), params(1), between(0.3)), "one line"),
         (lambda: landscape.plane(params(0), params(1), between(-40.0)), "one line"),
         (lambda: landscape.path(params(0), params(0)), "coincide"),
-        (lambda: landscape.path({"n": jnp.int32(1)}, {"n": jnp.int32(2)}), "coincide"),
+        (lambda: landscape.path({"n": jnp.int32(1)}, {"n": jnp.int32(2)}), "no floating leaf"),
+        (lambda: landscape.path({}, {}), "no floating leaf"),
+        (lambda: landscape.path({"w": 1.0}, {"w": 2.0}), "'w' of the first point is 1.0"),
+        (lambda: landscape.path({"f": jnp.tanh}, {"f": jnp.tanh}), "partition"),
+        (
+            lambda: landscape.path(
+                collections.OrderedDict(b=jnp.ones(2), a=jnp.zeros(2)),
+                {"a": jnp.zeros(2), "b": jnp.ones(2)},
+            ),
+            "structure PyTreeDef",
+        ),
+        (
+            lambda: landscape.path(
+                list(jnp.arange(11.0)), {str(n): jnp.float32(n) for n in range(11)}
+            ),
+            "structure PyTreeDef",
+        ),
+        *(
+            (
+                lambda k=k: landscape.path(
+                    {"a": jnp.ones(2), "b": jnp.ones(2)}, {"a": jnp.ones(2), "b": jnp.ones(2, k)}
+                ),
+                "'b' .*not floating",
+            )
+            for k in (int, complex)
+        ),
+        (lambda: landscape.point(broadcasting(), [1.0]), r"'dense/1' of direction 0 .*\(1,\)"),
+        (lambda: landscape.coordinates(broadcasting(), params(1)), "'dense/1' of direction 0"),
+        (
+            lambda: landscape.evaluate(tanh_net, broadcasting(), [[1.0]], tanh_problem()[2]),
+            "'dense/1' of direction 0",
+        ),
+        (
+            lambda: landscape.point(triple()[3]._replace(directions=({"w": jnp.ones(2)},)), [1.0]),
+            "direction 0 has the structure",
+        ),
+        (lambda: landscape.point(triple()[3], [1.0, 1e39]), "beyond float32"),
+        (lambda: landscape.grid([[0, 0], [1, 1]], 5), "shape is 5"),
+        (lambda: landscape.grid([[0, 0], [1, 1]], (5, 5), margin="a"), "margin is 'a'"),
         (lambda: landscape.point(triple()[3], [1.0]), r"\(1, 1\)"),
         (lambda: landscape.point(triple()[3], [1.0, np.nan]), "not finite"),
         (lambda: landscape.coordinates(triple()[3], {"w": jnp.ones(3)}), "absent"),
@@ -418,10 +498,17 @@ KEY = jax.random.key(0)
         (lambda: landscape.grid([], (5, 5)), "plane_points"),
         (lambda: landscape.grid([[0, np.inf]], (5, 5)), "finite"),
         (lambda: landscape.random_directions(KEY, params(0), 0), "count is 0"),
+        (lambda: landscape.random_directions(KEY, params(0), 1.5), "count is 1.5; .* integer"),
+        (lambda: landscape.random_directions(None, params(0)), "key is None"),
+        (lambda: landscape.random_directions(0, params(0)), "one random key"),
         (lambda: landscape.random_directions(KEY, params(0), normalisation="x"), "normalisation"),
         (lambda: landscape.random_directions(KEY, params(0), filter_axis=3), "dense/0"),
         (lambda: landscape.random_directions(KEY, {"n": jnp.int32(1)}), "no floating leaf"),
         (lambda: landscape.eigenvectors(tanh_net, {"w": jnp.ones(2)}, [], key=KEY), "count is 2"),
+        (lambda: leading(count=2.5), "count is 2.5; .* integer"),
+        (lambda: leading(key=None), "key is None"),
+        (lambda: leading(key=0), "one random key"),
+        (lambda: leading(loss=FLAT), "Hessian is zero"),
         (lambda: evaluated(np.zeros((0, 2))), r"\(0, 2\)"),
         (lambda: evaluated(np.zeros((4, 3))), r"\(4, 3\)"),
         (lambda: evaluated([[0, 0], [0, np.inf]]), "point 1 "),
@@ -432,6 +519,18 @@ KEY = jax.random.key(0)
         (lambda: evaluated(loss="cross_entropy"), "loss must be"),
         (lambda: evaluated(train_fn=norm_train), "train_fn without moments"),
         (lambda: evaluated(moments=BATCH), "moments without train_fn"),
+        (lambda: evaluated(chunk=2.5), "chunk is 2.5"),
+        (lambda: evaluated(size=2.5), "size is 2.5"),
+        *(
+            (lambda m=m: evaluated(train_fn=norm_train, moments=m), "moments must be one Batch")
+            for m in ([BATCH], BATCH.inputs)
+        ),
+        (
+            lambda: evaluated(
+                train_fn=norm_train, moments=BATCH._replace(inputs=BATCH.inputs + np.nan)
+            ),
+            "inputs of moments are not all finite",
+        ),
         (
             lambda: landscape.evaluate(
                 tanh_net,

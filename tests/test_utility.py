@@ -48,12 +48,26 @@ def test_extreme_logits_have_their_divergence():
     assert (np.asarray(compiled(logits[:3], logits[:3] - 8)) == 0).all()
 
 
-@pytest.mark.parametrize("scale", [1e-2, 1e-3, 1e-4])
-def test_small_divergences_keep_their_digits(scale):
+def small(logits, others):
+    """KL in double precision, without a difference of logarithms."""
+    p = special.softmax(np.asarray(logits, np.float64), 1)
+    x = np.asarray(others, np.float64) - logits
+    y = x - (p * x).sum(1, keepdims=True)
+    wide = np.longdouble(y)
+    return np.float64(np.log1p((p * (np.expm1(wide) - wide)).sum(1)))
+
+
+@pytest.mark.parametrize("scale", [1, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+@pytest.mark.parametrize("size", [1, 10])
+def test_small_divergences_keep_their_digits(scale, size):
     logits, noise = np.random.default_rng(0).standard_normal((2, 50, 10)).astype(np.float32)
+    logits = np.float32(size) * logits
     others = logits + np.float32(scale) * noise
     found = compiled(logits, others)
-    np.testing.assert_allclose(found, reference(logits, others), rtol=2e-5 / scale**0.75)
+    np.testing.assert_allclose(found, small(logits, others), rtol=1e-5)
+    if scale >= 1e-3:
+        np.testing.assert_allclose(found, reference(logits, others), rtol=1e-5, atol=1e-14)
+    assert (np.asarray(compiled(logits, logits)) == 0).all()
     assert compiled(jnp.bfloat16(logits), jnp.bfloat16(others)).dtype == jnp.float32
 
 
@@ -291,6 +305,7 @@ def linear(variables, inputs):
 
 VARIABLES = {"params": {"w": networks.draw(0, 2, 3), "b": jnp.zeros(3)}, "other": jnp.zeros(2)}
 KEPT = {"params": {"w": np.ones((2, 3), bool), "b": None}, "other": None}
+MASKS_OTHER = KEPT | {"other": np.ones(2, bool)}
 BATCH = Batch(networks.draw(1, 4, 2), jnp.zeros(4, int))
 
 
@@ -317,6 +332,12 @@ def masked(w):
         ({"batch": Batch(BATCH.inputs[:, :1], BATCH.labels)}, "apply_fn failed"),
         ({"chunk": 0}, "chunk is 0"),
         ({"size": 0}, "size is 0"),
+        ({"chunk": 2.5}, "chunk is 2.5; .* integer"),
+        ({"size": 2.5}, "size is 2.5; .* integer"),
+        (
+            {"variables": VARIABLES | {"other": jnp.zeros(2, int)}, "ablations": [MASKS_OTHER]},
+            "ablation 0 masks 'other', which is int32; only floats",
+        ),
         (
             {"variables": VARIABLES | {"params": {"w": np.full((2, 3), np.inf), "b": np.ones(3)}}},
             "not all finite",
@@ -328,3 +349,11 @@ def test_wrong_measurements_are_refused(change, message):
     given = {"apply_fn": linear, "variables": VARIABLES, "ablations": [KEPT], "batch": BATCH}
     with pytest.raises(ValueError, match=message):
         utility.measure(**given | change)
+
+
+def test_an_ablation_that_leaves_no_finite_logits_is_named():
+    def apply_fn(variables, inputs):
+        return linear(variables, inputs) / jnp.abs(variables["params"]["w"]).sum()
+
+    with pytest.raises(FloatingPointError, match="ablation 1 "):
+        utility.measure(apply_fn, VARIABLES, masked(np.zeros((2, 3), bool)), BATCH)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.sparse import linalg
 
-from pruning_jax import choices, curvature, losses, trees
-from pruning_jax.analysis.landscape import planes
+from pruning_jax import blocks, choices, curvature, losses, trees
+from pruning_jax.analysis.landscape import checking, planes
 from pruning_jax.types import ApplyFn, Array, Batch, Params, PyTree
 
 NORMALISATIONS = ("filter", "layer")
@@ -39,18 +39,17 @@ def random_directions(
         outputs of a Flax kernel.
 
     Raises:
-      ValueError: a count below 1, an unknown normalisation, an axis that a leaf does not have,
-        parameters without a floating leaf.
+      ValueError: no key, a count that is no integer or below 1, an unknown normalisation, an axis
+        that a leaf does not have, leaves that are no arrays, or none that is floating.
 
     Source: Li et al., arXiv 1712.09913, section 4.
     """
-    if count < 1:
-        raise ValueError(f"count is {count}; it must be 1 direction or more")
+    checking.check_key(key)
+    count = blocks.whole("count", count, "direction")
     if normalisation is not None:
         choices.check("normalisation", normalisation, NORMALISATIONS)
-    leaves = {n: w for n, w in trees.named_leaves(params).items() if planes.is_floating(w)}
-    if not leaves:
-        raise ValueError("params has no floating leaf; there is nothing to move")
+    checking.check_leaves(params, "params")
+    leaves = {n: w for n, w in trees.named_leaves(params).items() if checking.is_floating(w)}
     for name, leaf in leaves.items():
         axes = range(-leaf.ndim, leaf.ndim)
         if normalisation == "filter" and leaf.ndim > 1 and filter_axis not in axes:
@@ -60,7 +59,7 @@ def random_directions(
         own = jax.random.fold_in(key, number)
         noise = iter(_noise(own, list(leaves.values()), normalisation, filter_axis))
         found.append(
-            jax.tree.map(lambda w, n=noise: next(n) if planes.is_floating(w) else None, params)
+            jax.tree.map(lambda w, n=noise: next(n) if checking.is_floating(w) else None, params)
         )
     return tuple(found)
 
@@ -115,13 +114,17 @@ def eigenvectors(
       the entry of largest magnitude positive; ``None`` for leaves that are not floating.
 
     Raises:
-      ValueError: a count that cannot be had; batches that `curvature.hessian_vector_product`
-        refuses.
+      ValueError: no key; a count that cannot be had; leaves that are no arrays; batches that
+        `curvature.hessian_vector_product` refuses; a Hessian that is zero or not finite, or whose
+        eigenvectors Lanczos does not find.
     """
+    checking.check_key(key)
+    checking.check_leaves(params, "params")
+    count = blocks.whole("count", count, "eigenpair")
     batches = [batches] if isinstance(batches, Batch) else list(batches)
-    sizes = [leaf.size for leaf in jax.tree.leaves(params) if planes.is_floating(leaf)]
+    sizes = [leaf.size for leaf in jax.tree.leaves(params) if checking.is_floating(leaf)]
     dimension = sum(sizes)
-    if not 0 < count < dimension:
+    if count >= dimension:
         raise ValueError(
             f"count is {count}; of {dimension} parameters it must be from 1 to {dimension - 1}"
         )
@@ -132,15 +135,40 @@ def eigenvectors(
         return planes.direction(params, np.split(vector, np.cumsum(sizes)[:-1]))
 
     def product(vector: np.ndarray) -> np.ndarray:
-        v = jax.tree.map(lambda p, d: d.astype(p.dtype), params, tree(np.ravel(vector)))
+        v = jax.tree.map(_as_like, params, tree(np.ravel(vector)))
         v = v if state is None else {"params": v, **frozen}
         hv = curvature.hessian_vector_product(apply_fn, variables, v, batches, loss=loss)
-        return np.concatenate(planes.flat(hv if state is None else hv["params"]))
+        hv = np.concatenate(checking.flat(hv if state is None else hv["params"]))
+        if not np.isfinite(hv).all():
+            raise ValueError("the Hessian is not finite at params; give a point where it is")
+        return hv
 
     hessian = linalg.LinearOperator((dimension, dimension), matvec=product, dtype=np.float64)
     start = np.asarray(jax.random.normal(key, (dimension,)), np.float64)
-    values, vectors = linalg.eigsh(hessian, k=count, which="LA", v0=start, tol=_TOLERANCE)
+    if not product(start).any():
+        raise ValueError(
+            "the Hessian is zero at params, and any direction an eigenvector; give a point, a loss "
+            "and examples at which the loss is curved, or draw random_directions"
+        )
+    values, vectors = _lanczos(hessian, count, start)
     order = np.argsort(-values)
     vectors = vectors.T[order]
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(1)[:, None], axis=1)
     return values[order], tuple(map(tree, vectors * np.sign(largest)))
+
+
+def _as_like(leaf: Array, step: Array | None) -> Array | None:
+    """A step in the precision that JAX computes a leaf in."""
+    return None if step is None else step.astype(jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+
+def _lanczos(
+    hessian: linalg.LinearOperator, count: int, start: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return linalg.eigsh(hessian, k=count, which="LA", v0=start, tol=_TOLERANCE)
+    except linalg.ArpackError as error:
+        raise ValueError(
+            f"Lanczos found no {count} leading eigenvectors of the Hessian ({error}); ask for "
+            "fewer, give more examples, or another key for the start vector"
+        ) from error

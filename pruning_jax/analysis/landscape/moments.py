@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pruning_jax import trees
-from pruning_jax.analysis.landscape.planes import is_floating
+from pruning_jax.analysis.landscape.checking import is_floating
 from pruning_jax.training import TrainFn
 from pruning_jax.types import Array, Params, PyTree
 
@@ -42,12 +42,17 @@ def momenta(train_fn: TrainFn, params: Params, state: PyTree, inputs: PyTree) ->
       A tree like `state` of NumPy arrays; ``None`` for leaves that are not floating.
 
     Raises:
-      ValueError: the update is no running average.
+      ValueError: the update is no running average, or not finite.
     """
     found = jax.tree.map(np.asarray, _probe(train_fn)(params, state, inputs))
     for path, probed in jax.tree_util.tree_leaves_with_path(found, is_leaf=_is_probed):
         eps = _ROUNDINGS * float(jnp.finfo(probed.m.dtype).eps)
         m, c, updated, expected = (x.astype(np.float64) for x in probed)
+        if not (np.isfinite(c).all() and np.isfinite(updated).all()):
+            raise ValueError(
+                f"train_fn makes {trees.path_name(path)!r} of the state not finite at the plane's "
+                "origin; it cannot be re-estimated there"
+            )
         linear = np.abs(updated - expected) <= eps * (1 + np.abs(expected))
         if not (linear & (m >= 0) & ((m < 1) | ((m == 1) & (c == 0)))).all():
             raise ValueError(

@@ -4,11 +4,12 @@ import functools
 from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pruning_jax import blocks, choices, evaluation, losses
+from pruning_jax.analysis.landscape import checking, planes
 from pruning_jax.analysis.landscape import moments as running
-from pruning_jax.analysis.landscape import planes
 from pruning_jax.curvature import averaging
 from pruning_jax.evaluation import Metrics
 from pruning_jax.training import TrainFn
@@ -40,7 +41,8 @@ def evaluate(
     with c of one chunk of `moments` at a time, as for averaged weights in SWA.
 
     Args:
-      apply_fn: the model, in evaluation mode.
+      apply_fn: the model, in evaluation mode. It is compiled once for an identity, like `train_fn`
+        and `loss`: a global that it reads and that is bound anew later keeps its old value here.
       plane: of `plane` or `path`, or of any directions.
       coordinates: of the points, shape (points, directions).
       batch: the examples of the means.
@@ -58,12 +60,15 @@ def evaluate(
       The metrics of the points, in order, computed a block at a time as they are drawn.
 
     Raises:
-      ValueError: coordinates that do not fit the plane, a batch that does not fit the model, only
-        one of `train_fn` and `moments`, no state to estimate, a state that is no running average.
+      ValueError: directions unlike the plane's origin, coordinates that do not fit the plane, a
+        batch that does not fit the model, only one of `train_fn` and `moments`, moments that are no
+        `Batch` of finite examples, no state to estimate, a state that is no running average.
 
     Source: Izmailov et al., arXiv 1803.05407, section 3.2.
     """
-    positions = planes.check_positions(plane, coordinates)
+    checking.check_leaves(plane.origin, "the plane's origin")
+    checking.check_directions(plane.origin, plane.directions)
+    positions = checking.check_positions(len(plane.directions), coordinates)
     variables = plane.origin if state is None else {"params": plane.origin, **state}
     for _ in averaging.checked(apply_fn, variables, batch, loss):
         pass
@@ -72,6 +77,8 @@ def evaluate(
         raise ValueError(f"{given} without {missing}; give both to estimate the state, or neither")
     if train_fn is not None and state is None:
         raise ValueError("state is None; to estimate it anew, give the collections it consists of")
+    if moments is not None:
+        _check_moments(moments)
     points = ({"position": c, "moments": None} for c in positions)
     if train_fn is not None and jax.tree.leaves(running.floating(state)):
         points = _with_moments(train_fn, plane, positions, state, moments.inputs, chunk, size)
@@ -79,6 +86,17 @@ def evaluate(
     sums = blocks.sums(_metrics(apply_fn, loss), points, (plane, state), chunks, size=size)
     examples = batch.labels.shape[0]
     return (Metrics(total / examples, right / examples) for total, right in sums)
+
+
+def _check_moments(moments: object) -> None:
+    if not isinstance(moments, Batch):
+        raise ValueError(
+            f"moments must be one Batch(inputs, labels), not {type(moments).__name__}; a chunk "
+            "splits it"
+        )
+    for leaf in jax.tree.leaves(moments.inputs):
+        if not jnp.isfinite(leaf).all():
+            raise ValueError("the inputs of moments are not all finite")
 
 
 def _with_moments(

@@ -198,7 +198,7 @@ def _with_nones(tree: PyTree) -> tuple[dict[str, Any], Any]:
 def check_masks(
     what: str, masks: Masks, tree: PyTree, whose: str, *, complete: bool = False
 ) -> None:
-    """Checks that masks have the structure of a whole tree, and are booleans of its shapes.
+    """Checks that masks have the structure of a whole tree, and are booleans of its floats' shapes.
 
     Args:
       what: the masks' name, for the message.
@@ -228,6 +228,11 @@ def check_masks(
             raise ValueError(
                 f"the mask of {name!r} in {what} is {kind} of shape {np.shape(mask)}; "
                 f"it must be {needed}"
+            )
+        if not jnp.issubdtype(leaves[name].dtype, jnp.inexact):
+            raise ValueError(
+                f"{what} masks {name!r}, which is {leaves[name].dtype}; only floats are weights: "
+                "give None in its place"
             )
     if all(mask is None for mask in found.values()):
         raise ValueError(f"{what} masks nothing, all its leaves are None")

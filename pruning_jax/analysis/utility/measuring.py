@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from pruning_jax import blocks, evaluation, losses, masks
 from pruning_jax.analysis.utility.ablations import check_masks
+from pruning_jax.analysis.utility.divergence import divergences
 from pruning_jax.curvature import averaging
 from pruning_jax.types import ApplyFn, Array, Batch, Masks, Params
 
@@ -50,33 +51,6 @@ class Summary(NamedTuple):
     edges: list[float]
 
 
-def divergences(reference: Array, logits: Array) -> Array:
-    """The Kullback-Leibler divergence of every example, between the softmax of two logits.
-
-        KL(p || q) = sum_c p_c (log p_c - log q_c) = sum_c p_c (exp(d_c) - 1 - d_c)
-
-    with d = log q - log p. No term of the second sum is negative, so none cancel, and a small
-    divergence keeps its digits.
-
-    Args:
-      reference: the logits of p, finite, shape (examples, outputs).
-      logits: those of q.
-
-    Returns:
-      The divergences, shape (examples,), in single precision or better; finite, never negative.
-    """
-    dtype = jnp.result_type(reference, logits, jnp.float32)
-
-    def log_softmax(x: Array) -> Array:
-        return jnp.maximum(jax.nn.log_softmax(x.astype(dtype)), jnp.finfo(dtype).min / 2)
-
-    log_p, log_q = log_softmax(reference), log_softmax(logits)
-    d, p = log_q - log_p, jnp.exp(log_p)
-    near = p * (jnp.expm1(jnp.minimum(d, 1)) - d)
-    far = jnp.exp(log_q) - p - p * d
-    return jnp.maximum(jnp.where(d < 1, near, far), 0).sum(-1)
-
-
 class _Examples(NamedTuple):
     batch: Batch
     reference: Array
@@ -84,12 +58,16 @@ class _Examples(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _ablated(apply_fn: ApplyFn) -> Callable:
-    """(masks, variables, examples) -> the sum of an ablation's divergences, and right answers."""
+    """(masks, variables, examples) -> the sum of an ablation's divergences, and right answers.
+
+    The sum is no number where a logit is not finite.
+    """
 
     def sums(kept: Masks, variables: Params, examples: _Examples) -> tuple[Array, Array]:
         logits = apply_fn(masks.apply(variables, kept), examples.batch.inputs)
         right = evaluation.correct(logits, examples.batch.labels)
-        return divergences(examples.reference, logits).sum(), right.sum()
+        total = divergences(examples.reference, logits).sum()
+        return jnp.where(jnp.isfinite(logits).all(), total, jnp.nan), right.sum()
 
     return sums
 
@@ -119,7 +97,8 @@ def measure(
         U(W_s) = E_x KL(f_W(x) || f_{W without W_s}(x))
 
     Args:
-      apply_fn: the model, in evaluation mode.
+      apply_fn: the model, in evaluation mode. It is compiled once for an identity: a global that it
+        reads and that is bound anew later keeps its old value here.
       variables: what it is applied to: the weights W, and whatever else the model reads.
       ablations: masks of the whole tree `variables`, False for the weights of a subset W_s; drawn
         as they are needed. All mask the same leaves.
@@ -134,7 +113,10 @@ def measure(
     Raises:
       ValueError: no ablations, or one that is no tree of booleans like `variables` (the message
         names the leaf); no examples, or ones that the model does not take; fewer than two logits,
-        or ones of the whole network that are not finite; a chunk or size below 1.
+        or ones of the whole network that are not finite; a masked leaf that is no float; a chunk or
+        size that is no integer or below 1.
+      FloatingPointError: the logits of an ablated network are not finite; the message names the
+        ablation.
 
     Source: An Empirical Study of a Pruning Mechanism (ICLR 2021 submission), definition 1.
     """
@@ -143,8 +125,7 @@ def measure(
     if not isinstance(batch, Batch):
         raise ValueError(f"batch must be a Batch(inputs, labels), not {type(batch).__name__}")
     [batch] = averaging.checked(apply_fn, variables, batch, losses.cross_entropy)
-    if size is not None and size < 1:
-        raise ValueError(f"size is {size}; 1 ablation or more are in memory")
+    size = None if size is None else blocks.whole("size", size, "ablation")
     chunks, right = [], 0
     for part in blocks.split(batch, chunk):
         logits, part_right = _whole(apply_fn)(variables, part)
@@ -152,7 +133,14 @@ def measure(
         right += int(part_right)
     _check_logits([part.reference for part in chunks])
     points = itertools.chain([first], ablations)
-    totals = list(blocks.sums(_ablated(apply_fn), points, variables, chunks, size=size))
+    totals = []
+    for total in blocks.sums(_ablated(apply_fn), points, variables, chunks, size=size):
+        if not np.isfinite(total[0]):
+            raise FloatingPointError(
+                f"ablation {len(totals)} leaves a network whose logits, or their divergence, are "
+                "not finite; check how the model scales what its layers put out"
+            )
+        totals.append(total)
     divergence, accuracy = np.asarray(totals).T / len(batch.labels)
     return Utilities(divergence, accuracy, right / len(batch.labels))
 
