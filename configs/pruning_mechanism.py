@@ -20,7 +20,8 @@ drops tenfold after half and after (about) three quarters of the epochs. Utiliti
 
 Where the paper's text is silent, this was chosen. Ratios of ablation beside .05 and .1: .2, .4 and
 .8, so that a number of weights is a ratio of every network. Channels are ranked by their batch-norm
-scale over all layers together, residual streams included, and lose the weights that read them too.
+scale (of a residual stream, the mean over its norms) over all layers together, and lose the weights
+that read them too.
 The harsher channel arm removes half of the channels that remain, three times. Small networks of an
 arm follow the whole schedule once for every cycle and once more. Fine-tuning and rewinding last as
 long as pretraining, as in the paper, so that rewinding is the whole schedule again. Planes have the
@@ -28,7 +29,7 @@ pretrained network as their origin; they are drawn with its batch statistics and
 estimated at every point, and barriers are read off the latter.
 
 Expected outcome: utilities grow in training and spread; curves collapse by ratio; rewinding beats
-fine-tuning, the more so the sparser.
+fine-tuning clearly for channels, and by little for weights.
 """
 
 from ml_collections import ConfigDict
