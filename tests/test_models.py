@@ -220,7 +220,8 @@ def test_max_pooling_takes_each_windows_largest(side):
     ("name", "fields", "message"),
     [
         ("resnett", {}, "unknown model 'resnett' .did you mean 'resnet'"),
-        ("resnet", {"deepth": 20}, "did you mean 'depth'.*valid: depth, widths, shortcut, dtype"),
+        ("resnet", {"deepth": 20}, "did you mean 'depth'.*valid: depth, widths, shortcut"),
+        ("resnet", {"stem_stride": 0}, "stem_stride is 0; it is an integer, 1 or more"),
         ("resnet", {"depth": 21}, "depth is 21; .* 6n . 2 .* nearest is 20"),
         ("resnet", {"depth": 2}, "nearest is 8"),
         ("resnet", {"shortcut": "ident"}, "did you mean 'identity'"),

@@ -372,7 +372,7 @@ def test_the_verdict_follows_the_rows(id, change, verdict):
         ("utility", {"among": 0.5, "ratio": 0.2}, {"E5"}),
         ("path", {"arm": "weight", "regime": TUNED, "moments": "estimated"}, {"E6"}),
         ("path", {"arm": "weight", "regime": TUNED, "moments": "kept"}, set()),
-        ("network", {"network": "dense"}, {"E6", "E7"}),
+        ("network", {"network": "dense"}, {"E6", "E7", "R6"}),
         ("network", {"arm": "channel", "regime": "small"}, {"E7"}),
         ("network", {"arm": "weight", "regime": REWOUND, "cycle": 6}, {"R6"}),
         ("network", {"arm": "weight", "regime": REWOUND, "cycle": 5}, {"E7", "R6"}),
