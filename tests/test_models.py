@@ -65,6 +65,7 @@ def test_every_model_has_a_small_size_here():
         ("vgg11", (32, 32, 3), {}, 9_231_114),
         ("vgg11", (32, 32, 3), {"batch_norm": False}, 9_225_610),
         ("resnet", (32, 32, 3), {"depth": 8}, 78_042),
+        ("resnet", (32, 32, 3), {"depth": 8, "stem_stride": 2}, 78_042),
         ("resnet", (32, 32, 3), {"depth": 20}, 272_474),
         ("resnet", (32, 32, 3), {"depth": 20, "shortcut": "identity"}, 269_722),
         ("resnet", (32, 32, 3), {"depth": 56}, 855_770),
