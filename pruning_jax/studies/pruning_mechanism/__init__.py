@@ -37,11 +37,10 @@ def _replicates(session: Session, workload: Workload, seeds: tuple[int, ...]) ->
     snapshots = shown or bool(own["during_training"]) or arms.rewinds_weights(workload)
     trained = arms.dense(session, group, snapshots=snapshots)
     for density in own["sizes"].get("densities", ()):
-        twice = density in own["one_shot"].get("densities", ())
-        arms.small(session, group, density, arms.SECOND if twice else arms.FIRST)
+        arms.small(session, group, density, schedules=1)
     for density in own["one_shot"].get("densities", ()):
         arms.one_shot(session, group, trained, density)
-        arms.small(session, group, density, arms.SECOND)
+        arms.small(session, group, density, schedules=2)
     for name, arm in own["arms"].items():
         for regime in arm["regimes"]:
             arms.cycles(session, group, trained, name, regime, shown=shown)

@@ -18,9 +18,6 @@ from pruning_jax.types import Array, Masks, Params
 SMALL = "small"
 """The regime that trains a small network from scratch in place of pruning."""
 
-FIRST, SECOND = 1, 2
-"""How often a small network follows the schedule."""
-
 
 def steps_of(workload: Workload) -> int:
     """The steps of an epoch."""

@@ -22,7 +22,7 @@ TENTHS = 10
 LARGEST = "largest - smallest tenth"
 DISTANCE_RATIO = 0.5
 """How much nearer curves must lie at equal ratio than at equal number."""
-SMALL = 0.25
+SMALLEST = 0.25
 """The size of the network whose largest utility is compared."""
 RATIOS_OF_LARGEST = (0.05, 0.1)
 RETRAINED = 0.5
@@ -125,13 +125,13 @@ def ratio_collapses(rows: list[Row], workload: Workload) -> Finding:
 
 def largest_utility(rows: list[Row], workload: Workload) -> Finding:
     """E4."""
-    if SMALL not in workload.settings["sizes"]["densities"]:
-        raise LookupError(f"no network of {SMALL:g} of the weights was run")
+    if SMALLEST not in workload.settings["sizes"]["densities"]:
+        raise LookupError(f"no network of {SMALLEST:g} of the weights was run")
     pairs, means = {}, []
     for ratio in RATIOS_OF_LARGEST:
         own = readings.own_ratio(workload, ratio)
-        small, dense = (readings.largest(rows, workload, size, own) for size in (SMALL, 1.0))
-        pairs[f"{SMALL:g} > 1 at {ratio:g}"] = small - dense
+        small, dense = (readings.largest(rows, workload, size, own) for size in (SMALLEST, 1.0))
+        pairs[f"{SMALLEST:g} > 1 at {ratio:g}"] = small - dense
         means.append(f"at {ratio:g} {small.mean():.3g} and {dense.mean():.3g}")
     finding = ordered(pairs, "differences in largest utility, nats", alternative="greater")
     return finding._replace(note=f"{finding.note}; means {', '.join(means)}")

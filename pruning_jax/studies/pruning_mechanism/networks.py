@@ -127,12 +127,8 @@ def train(
         for unit, one in zip(of, replicates.unstack(progress), strict=True):
             save(session.run, unit | {"epoch": epoch}, one.state.variables)
 
-    def nothing(epoch: int, progress: training.Progress) -> None:
-        pass
-
-    ended = train_units(
-        session, task, of, starts, group.datasets, snapshot if snapshots else nothing
-    )
+    options = {"on_epoch": snapshot} if snapshots else {}
+    ended = train_units(session, task, of, starts, group.datasets, **options)
     networks = [
         Pruned(one.state.variables, _like(one.state.variables, mask))
         for one, mask in zip(ended, kept, strict=True)

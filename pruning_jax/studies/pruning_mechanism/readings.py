@@ -16,7 +16,7 @@ from pruning_jax.measurements.pruning_mechanism import LAST, Curve
 from pruning_jax.studies.phases import Row, rows_of
 from pruning_jax.studies.workloads import Workload
 
-MOMENTS = ("mean", "std")
+COMPARED = ("mean", "std")
 """Of utility over random subsets: what a network's curves are compared by."""
 DENSE = {"network": "dense", "density": 1.0}
 COMPRESSIONS = (3.0, 5.0, 9.0)
@@ -75,7 +75,7 @@ def band_costs(rows: list[Row], workload: Workload) -> np.ndarray:
 def curves(
     rows: list[Row], workload: Workload, ratios: Iterable[float], **network: object
 ) -> list[list[Curve]]:
-    """Each seed's curves of a network, one for each of `MOMENTS`, by the network's own ratio.
+    """Each seed's curves of a network, one for each of `COMPARED`, by the network's own ratio.
 
     Raises:
       LookupError: a ratio has no row.
@@ -85,7 +85,7 @@ def curves(
         each_seed(rows, workload, "utility", **columns, ratio=ratio)
     own = where(rows, phase="utility", **columns)
     return [
-        [measured.by_ratio(where(own, seed=seed), moment, **network) for moment in MOMENTS]
+        [measured.by_ratio(where(own, seed=seed), moment, **network) for moment in COMPARED]
         for seed in workload.seeds
     ]
 

@@ -8,15 +8,13 @@ import numpy as np
 
 from pruning_jax import data, trees
 from pruning_jax.analysis import utility
+from pruning_jax.measurements.pruning_mechanism import LAST
 from pruning_jax.studies.phases import Row, Session, describe, pending, record
 from pruning_jax.studies.pruned import Pruned
 from pruning_jax.studies.pruning_mechanism import networks
 from pruning_jax.studies.pruning_mechanism.networks import Group, unit_of
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Batch, Masks
-
-LAST = "last"
-"""The epoch of a network as its training ended."""
 
 
 def during_training(workload: Workload, seed: int) -> Iterator[Row]:
