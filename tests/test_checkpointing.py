@@ -207,13 +207,6 @@ def test_metadata_that_is_no_json_is_refused(tmp_path):
     assert not files(tmp_path)
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="2 JAX processes"):
-        checkpointing.save(tmp_path / "a", make_state())
-    assert not files(tmp_path)
-
-
 def test_missing_checkpoint(tmp_path):
     for read in (checkpointing.load, checkpointing.metadata):
         with pytest.raises(FileNotFoundError, match="no checkpoint.*nowhere"):

@@ -2,7 +2,8 @@
 
 A checkpoint is a folder that plain Orbax opens too, with one file more, ``CHECKSUMS.json``: the
 SHA-256 of every other file. It is written beside its place and renamed when it is complete.
-Nothing that is read back is executed. One process writes and reads: Orbax would wait for others.
+Nothing that is read back is executed. In a job of several processes all save and load at the same
+points, on a file system that they share.
 """
 
 import logging
@@ -16,6 +17,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from pruning_jax import processes
 from pruning_jax.checkpointing import folders, plain
 from pruning_jax.results import records
 from pruning_jax.types import PyTree
@@ -44,7 +46,6 @@ def save(
       OSError: the disk is full, read-only or fails. `path` is as it was.
     """
     path = Path(path).absolute()
-    _require_one_process()
     arrays = plain.to_plain(tree)
     if not jax.tree.leaves(arrays):
         raise ValueError(f"the tree to be saved to {path} has no leaves")
@@ -71,7 +72,6 @@ def load(path: str | os.PathLike) -> PyTree:
       OSError: there is no checkpoint at `path`.
       ValueError: it is damaged (`folders.DamagedFolderError`).
     """
-    _require_one_process()
     source = folders.verified(Path(path).absolute())
     return _read(source, lambda: ocp.load(source))
 
@@ -83,7 +83,6 @@ def metadata(path: str | os.PathLike) -> dict[str, Any]:
       OSError: there is no checkpoint at `path`.
       ValueError: it is damaged (`folders.DamagedFolderError`).
     """
-    _require_one_process()
     source = folders.verified(Path(path).absolute())
     return records.decode(_read(source, lambda: dict(ocp.metadata(source).custom_metadata)))
 
@@ -127,11 +126,7 @@ def save_step(
         raise ValueError(f"step is {step} and keep is {keep}; step is at least 0 and keep 1")
     path = _step_path(Path(folder).absolute(), step)
     save(path, tree, metadata=metadata, overwrite=True)
-    others = _steps(path.parent)
-    earlier = [other for other in others if other < step]
-    for other in earlier[: max(0, len(earlier) + 1 - keep)] + others[others.index(step) + 1 :]:
-        folders.remove(_step_path(path.parent, other))
-    folders.remove_leftovers(path.parent)
+    processes.together(lambda: _remove_others(path, step, keep))
     return path
 
 
@@ -158,11 +153,13 @@ def latest(folder: str | os.PathLike, like: PyTree) -> tuple[int, PyTree] | None
     return None
 
 
-def _require_one_process() -> None:
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"{jax.process_count()} JAX processes run together; checkpoints are for one process"
-        )
+def _remove_others(path: Path, step: int, keep: int) -> None:
+    """Removes the checkpoints beside that of `step` that are not kept."""
+    others = _steps(path.parent)
+    earlier = [other for other in others if other < step]
+    for other in earlier[: max(0, len(earlier) + 1 - keep)] + others[others.index(step) + 1 :]:
+        folders.remove(_step_path(path.parent, other))
+    folders.remove_leftovers(path.parent)
 
 
 def _quietly(action: Callable[[], Any]) -> Any:

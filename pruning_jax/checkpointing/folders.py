@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from pruning_jax import processes
 from pruning_jax.results import records
 
 CHECKSUMS = "CHECKSUMS.json"
@@ -29,7 +30,7 @@ def write_folder(path: Path, fill: Callable[[Path], object], size: int) -> None:
 
     Args:
       path: an absolute path.
-      fill: called with the path of a folder, which it makes and fills.
+      fill: called with the path of a folder, which it makes and fills; on every process of a job.
       size: about how many bytes that takes.
 
     Raises:
@@ -37,22 +38,35 @@ def write_folder(path: Path, fill: Callable[[Path], object], size: int) -> None:
     """
     temporary = _beside(path, _WRITING)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clean(path)
-        if shutil.disk_usage(path.parent).free < size + _SPARE_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        temporary.mkdir()
-        temporary.rmdir()
+        processes.together(lambda: _prepare(path, temporary, size))
         fill(temporary)
-        _seal(temporary)
-        if path.exists():
-            os.rename(path, _beside(path, _REPLACED))
-        os.rename(temporary, path)
-        _sync(path.parent)
-        _delete(_beside(path, _REPLACED))
+        processes.together(lambda: _complete(path, temporary))
     except Exception as error:
-        _undo(path)
+        if processes.is_first():
+            _undo(path)
+        if processes.is_lost(error):
+            raise
         raise records.unwritten(path, error) from error
+
+
+def _prepare(path: Path, temporary: Path, size: int) -> None:
+    """Makes sure that a folder of so many bytes can be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clean(path)
+    if shutil.disk_usage(path.parent).free < size + _SPARE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    temporary.mkdir()
+    temporary.rmdir()
+
+
+def _complete(path: Path, temporary: Path) -> None:
+    """Puts a folder that has been filled in its place."""
+    _seal(temporary)
+    if path.exists():
+        os.rename(path, _beside(path, _REPLACED))
+    os.rename(temporary, path)
+    _sync(path.parent)
+    _delete(_beside(path, _REPLACED))
 
 
 def located(path: Path) -> Path | None:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pruning_jax import processes
 from pruning_jax.trees import path_name
 from pruning_jax.types import PyTree
 
@@ -67,7 +68,7 @@ def _other_than(node: PyTree) -> Callable[[PyTree], bool]:
 
 
 def _as_numpy(leaf: object, path: tuple) -> np.ndarray:
-    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    array = processes.fetch(leaf)
     if array.dtype.kind in "OSUMmT" or array.size == 0:
         raise ValueError(
             f"the leaf {path_name(path)!r} is a {type(leaf).__name__} of dtype {array.dtype} and "

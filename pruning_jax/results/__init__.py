@@ -4,6 +4,7 @@
     metrics.jsonl   one record a line while it runs
     results.jsonl   the study's long table, one measurement a line
     claims.json     the list of claims
+    status.json     how the run stands, written by `status`
     figures/        .svg and .png
     checkpoints/    written by `checkpointing`
 
@@ -12,7 +13,6 @@ Every file is strict JSON; `records` says how it holds floats that are not finit
 
 import datetime
 import errno
-import fcntl
 import io
 import os
 import weakref
@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pruning_jax.results import environment, records
+from pruning_jax import processes
+from pruning_jax.results import environment, locks, records, status
 from pruning_jax.results.records import Record, write_whole
 
-_LOCK = ".lock"
+_TAKEN = "a run is going on in this work directory; wait for it or choose another"
 
 
 class Results(NamedTuple):
@@ -47,15 +48,17 @@ class Results(NamedTuple):
 class Run:
     """A run directory that this process holds, from `open_run` until `close`.
 
+    In a job of several processes all call every method at the same points; the first one writes.
+
     Attributes:
       path: the directory.
       checkpoints: where `checkpointing` writes.
     """
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int | None) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self._release = weakref.finalize(self, os.close, lock)
+        self._release = (lambda: None) if lock is None else weakref.finalize(self, os.close, lock)
 
     def __enter__(self) -> "Run":
         return self
@@ -68,14 +71,16 @@ class Run:
         self._release()
 
     def log(self, **record: Any) -> None:
-        """Appends one record to metrics.jsonl.
+        """Appends one record to metrics.jsonl; no process waits for another.
 
         Raises:
           ValueError: a value that JSON cannot hold.
           OSError: the disk is full or fails; the file is as it was.
         """
-        records.append_line(self.path / "metrics.jsonl", record)
+        if processes.is_first():
+            records.append_line(self.path / "metrics.jsonl", record)
 
+    @processes.first_alone
     def forget(self, predicate: Callable[[Record], bool]) -> int:
         """Drops the metrics for which `predicate` is true, all at once, and returns how many."""
         return records.keep_lines(self.path / "metrics.jsonl", lambda record: not predicate(record))
@@ -84,6 +89,7 @@ class Run:
         """The rows of results.jsonl."""
         return records.read_lines(self.path / "results.jsonl")
 
+    @processes.first_alone
     def add(self, rows: Iterable[Record]) -> None:
         """Appends `rows` to results.jsonl, all or none.
 
@@ -95,6 +101,12 @@ class Run:
         before = path.read_bytes() if path.exists() else b""
         write_whole(path, before + records.to_lines(rows).encode())
 
+    @processes.first_alone
+    def write_rows(self, rows: Iterable[Record]) -> None:
+        """Writes results.jsonl anew, whole or not at all."""
+        write_whole(self.path / "results.jsonl", records.to_lines(rows))
+
+    @processes.first_alone
     def write_claims(self, claims: Iterable[Record]) -> None:
         """Writes claims.json."""
         write_whole(self.path / "claims.json", records.to_json(list(claims), indent=1))
@@ -109,6 +121,7 @@ class Run:
             raise ValueError(f"the figure name {name!r} must be a file name without a folder")
         return self.path / "figures" / f"{name}.{ext.lstrip('.')}"
 
+    @processes.first_alone
     def save_figure(self, figure: Any, name: str) -> None:
         """Writes a matplotlib figure as figures/`name`.svg and .png, each whole or not at all."""
         for ext, metadata in [("svg", {"Date": None}), ("png", None)]:
@@ -118,7 +131,7 @@ class Run:
 
 
 def open_run(workdir: str | os.PathLike, config: Mapping, *, study: str) -> Run:
-    """Opens a run directory, new or of the same study and config, for this process alone.
+    """Opens a run directory, new or of the same study and config, for this process or job alone.
 
     Args:
       workdir: the folder; it is made where it is missing.
@@ -130,12 +143,22 @@ def open_run(workdir: str | os.PathLike, config: Mapping, *, study: str) -> Run:
 
     Raises:
       ValueError: the folder holds a run of another config, or something that is no run.
-      OSError: the folder cannot be written, or another process runs in it.
+      OSError: the folder cannot be written, another process runs in it, or the processes of a job
+        do not share it.
     """
     path = Path(workdir).absolute()
     config = records.decode(records.encode(config))
+    lock = processes.together(lambda: _open(path, config, study))
+    if processes.agree(not (path / "config.json").exists()):
+        message = "a process of the job does not see the work directory; all must share it"
+        raise FileNotFoundError(errno.ENOENT, message, str(path))
+    return Run(path, lock)
+
+
+def _open(path: Path, config: Record, study: str) -> int:
+    """Checks, locks and mends a run directory; returns the lock."""
     _require_run_or_empty(path)
-    lock = _lock(path)
+    lock = locks.take(path, _TAKEN)
     try:
         _write_config(path / "config.json", config, study)
         for folder in (path, path / "figures"):
@@ -145,7 +168,7 @@ def open_run(workdir: str | os.PathLike, config: Mapping, *, study: str) -> Run:
     except BaseException:
         os.close(lock)
         raise
-    return Run(path, lock)
+    return lock
 
 
 def read(workdir: str | os.PathLike) -> Results:
@@ -174,29 +197,13 @@ def _require_run_or_empty(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, message, str(path))
     if not path.exists() or (path / "config.json").exists():
         return
-    ours = {path / _LOCK, *records.leftovers(path)}
+    ours = {path / locks.NAME, path / status.FILE, *records.leftovers(path)}
     others = sorted(entry.name for entry in path.iterdir() if entry not in ours)
     if others:
         raise ValueError(
             f"the work directory {path} holds {others[0]!r} and no config.json, so it is no run "
             "directory; choose an empty or a new one"
         )
-
-
-def _lock(path: Path) -> int:
-    """Takes the directory for this process; the system gives it back when the process ends."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise records.unwritten(path, error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        message = "a run is going on in this work directory; wait for it or choose another"
-        raise BlockingIOError(errno.EAGAIN, message, str(path)) from error
-    return descriptor
 
 
 def _write_config(path: Path, config: Record, study: str) -> None:
