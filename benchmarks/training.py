@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from pruning_jax import models, recipes, replicates, training
-from pruning_jax.training import steps
+from pruning_jax import meshes, models, recipes, replicates, training
+from pruning_jax.training import pieces, steps
 from pruning_jax.types import Batch
 
 THREADS, CLASSES = 2, 10
@@ -36,16 +36,16 @@ class _Loop:
     """Our loop over one epoch of a training split, again and again."""
 
     def __init__(self, task, progress, train):
-        self.programs = steps.programs_of(task, len(train.labels), 1)
+        self.programs = steps.programs_of(task, len(train.labels), 1, meshes.current())
         self.state, self.train = replicates.stack([progress.state]), replicates.stack([train])
         self.order = self.programs.order(self.state.key, jnp.zeros(1, jnp.int32))
         self.scans = steps.scans(self.programs, self.state, self.train, self.order)
 
     def run(self):
         if self.scans:
-            self.state, record = self.programs.epoch(self.state, self.train, self.order)
+            self.state, record = self.programs.scan(self.state, self.train, self.order)
         else:
-            self.state, record = steps.dispatch(self.programs, self.state, self.train, self.order)
+            self.state, record = pieces.dispatch(self.programs, self.state, self.train, self.order)
         return jax.block_until_ready((self.state, record))[1]
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
-from pruning_jax import replicates
+from pruning_jax import meshes, processes, replicates
 from pruning_jax.types import PyTree
 
-_AXIS = "points"
+_AXES = (meshes.REPLICATES, meshes.BATCH)
 _FREE_SHARE = 0.5
 _CHUNK = {"cpu": 100}
 _CHUNK_ELSEWHERE = 1_000
@@ -109,17 +109,17 @@ def _sums(
     first = next(points, None)
     if first is None:
         return
-    points = itertools.chain([first], points)
-    mesh = _mesh()
-    shared = jax.device_put(shared, NamedSharding(mesh, PartitionSpec()))
+    points, mesh = itertools.chain([first], points), meshes.current()
+    shared = meshes.put(shared)
     if jax.default_backend() != "cpu":
-        chunks = jax.device_put(chunks, NamedSharding(mesh, PartitionSpec()))
+        chunks = meshes.put(chunks)
     if size is None:
-        size = _default_size(function, first, shared, chunks[0])
-    block = list(itertools.islice(points, max(size, len(jax.devices()))))
-    local = -(-len(block) // len(jax.devices()))
-    blocks = itertools.chain([block], _batched(points, local * len(jax.devices())))
-    calls = _calls(_program(function, local), blocks, _shapes(first), shared, chunks, local)
+        size = _default_size(function, first, shared, chunks[0], mesh)
+    block = list(itertools.islice(points, max(size, mesh.size)))
+    local = -(-len(block) // mesh.size)
+    blocks = itertools.chain([block], _batched(points, local * mesh.size))
+    program = _program(function, local, mesh)
+    calls = _calls(program, blocks, _shapes(first), shared, chunks, local * mesh.size)
     del first, block  # held by the iterators as long as they are needed
     pending: collections.deque = collections.deque()
     ahead = 1 if jax.default_backend() == "cpu" else len(chunks)
@@ -130,7 +130,7 @@ def _sums(
         if not pending or (call is not None and len(pending) <= ahead):
             continue
         count, last, part = pending.popleft()
-        part = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), part)
+        part = jax.tree.map(lambda leaf: processes.fetch(leaf).astype(np.float64), part)
         totals = part if totals is None else jax.tree.map(np.add, totals, part)
         if last:
             yield from (jax.tree.map(lambda leaf, i=i: leaf[i], totals) for i in range(count))
@@ -148,11 +148,11 @@ def _calls(
     shapes: tuple,
     shared: PyTree,
     chunks: list[PyTree],
-    local: int,
+    size: int,
 ) -> Iterator[tuple[int, bool, PyTree]]:
     """Dispatches a block's chunks one by one: its points, whether it is the last, its sums."""
     for block in blocks:
-        stacked = _stacked(block, shapes, local * len(jax.devices()))
+        stacked = _stacked(block, shapes, size)
         for number, chunk in enumerate(chunks):
             yield len(block), number + 1 == len(chunks), program(stacked, shared, chunk)
 
@@ -177,16 +177,11 @@ def _stacked(block: list[PyTree], shapes: tuple, size: int) -> PyTree:
         on_host = not any(isinstance(leaf, jax.Array) for leaf in leaves)
         return (np if on_host else jnp).stack(leaves)
 
-    return jax.device_put(jax.tree.map(stack, *block), NamedSharding(_mesh(), PartitionSpec(_AXIS)))
-
-
-@functools.cache
-def _mesh() -> Mesh:
-    return Mesh(np.asarray(jax.devices()), (_AXIS,))
+    return meshes.put(jax.tree.map(stack, *block), *_AXES)
 
 
 @functools.lru_cache(maxsize=64)
-def _program(function: Callable, local: int) -> Callable:
+def _program(function: Callable, local: int, mesh: Mesh) -> Callable:
     """One call: `function` of `local` points on every device, with one chunk."""
 
     def on_device(points, shared, chunk):
@@ -195,11 +190,11 @@ def _program(function: Callable, local: int) -> Callable:
 
         return replicates.lift(one, local)(points)
 
-    spread, same = PartitionSpec(_AXIS), PartitionSpec()
+    spread, same = PartitionSpec(_AXES), PartitionSpec()
     return jax.jit(
         jax.shard_map(
             on_device,
-            mesh=_mesh(),
+            mesh=mesh,
             in_specs=(spread, same, same),
             out_specs=spread,
             check_vma=False,
@@ -207,17 +202,29 @@ def _program(function: Callable, local: int) -> Callable:
     )
 
 
-def _default_size(function: Callable, point: PyTree, shared: PyTree, chunk: PyTree) -> int:
+def _default_size(
+    function: Callable, point: PyTree, shared: PyTree, chunk: PyTree, mesh: Mesh
+) -> int:
     """One point a device on CPU; elsewhere as many as half the free memory holds."""
-    devices = jax.devices()
-    if devices[0].platform == "cpu":
-        return len(devices)
-    stacked = _stacked([point], _shapes(point), len(devices))
-    needs = _program(function, 1).lower(stacked, shared, chunk).compile().memory_analysis()
-    stats = [device.memory_stats() for device in devices]
-    if needs is None or not all(stats):
-        return len(devices)
-    one = needs.temp_size_in_bytes + needs.output_size_in_bytes
-    one += sum(leaf.nbytes for leaf in jax.tree.leaves(stacked)) // len(devices)
+    if mesh.devices.flat[0].platform == "cpu":
+        return mesh.size
+    stats = [device.memory_stats() for device in mesh.local_devices]
+    stacked = _stacked([point], _shapes(point), mesh.size)
+    leaves, structure = jax.tree.flatten((stacked, shared, chunk))
+    one = _bytes(function, mesh, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+    if one is None or not all(stats):
+        return mesh.size
     free = min(stat["bytes_limit"] - stat["bytes_in_use"] for stat in stats)
-    return len(devices) * max(1, int(_FREE_SHARE * free / max(one, 1)))
+    return mesh.size * max(1, int(_FREE_SHARE * free / max(one, 1)))
+
+
+@functools.lru_cache(maxsize=64)
+def _bytes(function: Callable, mesh: Mesh, structure: Any, arrays: tuple) -> int | None:
+    """What a call with one point takes of a device's memory, if its compiler says so."""
+    described = [jax.ShapeDtypeStruct(*array) for array in arrays]
+    points, *others = jax.tree.unflatten(structure, described)
+    needs = _program(function, 1, mesh).lower(points, *others).compile().memory_analysis()
+    if needs is None:
+        return None
+    own = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(points)) // mesh.size
+    return needs.temp_size_in_bytes + needs.output_size_in_bytes + own

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from pruning_jax import losses, replicates
+from pruning_jax import losses, meshes, processes, replicates
 from pruning_jax.types import ApplyFn, Array, Batch, Params
 
 
@@ -25,12 +26,13 @@ def correct(logits: Array, labels: Array) -> Array:
 
 
 @functools.lru_cache(maxsize=64)
-def _sums(apply_fn: ApplyFn, loss: losses.Loss, count: int):
+def _sums(apply_fn: ApplyFn, loss: losses.Loss, count: int = 0, mesh: Mesh | None = None):
     def sums(variables, batch):
+        batch = meshes.split(batch, mesh)
         logits = apply_fn(variables, batch.inputs)
         return loss.value(logits, batch.labels).sum(), correct(logits, batch.labels).sum()
 
-    return jax.jit(replicates.lift(sums, count) if count else sums)
+    return jax.jit(replicates.lift(sums, count, mesh) if count else sums)
 
 
 def evaluate(
@@ -57,10 +59,15 @@ def evaluate(
     examples = batch.labels.shape[axis]
     if examples == 0:
         raise ValueError("the batch has 0 examples; a mean needs at least 1")
-    sums = _sums(apply_fn, loss, batch.labels.shape[0] if replicated else 0)
-    totals = np.zeros((2, *batch.labels.shape[:axis]))
+    sums, count = _sums(apply_fn, loss), batch.labels.shape[0]
+    if replicated:
+        variables, batch = replicates.place((variables, batch))
+        sums = _sums(apply_fn, loss, batch.labels.shape[0], meshes.current())
+    totals = 0.0
     for first in range(0, examples, chunk):
         place = (slice(None),) * axis + (slice(first, first + chunk),)
-        loss_sum, right = sums(variables, jax.tree.map(lambda x, at=place: x[at], batch))
-        totals += np.asarray([loss_sum, right], np.float64)
-    return Metrics(totals[0] / examples, totals[1] / examples)
+        part = jax.tree.map(lambda x, at=place: x[at], batch) if chunk < examples else batch
+        parts = sums(variables, part)
+        totals += np.asarray([processes.fetch(part) for part in parts], np.float64)
+    metrics = Metrics(*(totals / examples))
+    return replicates.trim(metrics, count) if replicated else metrics

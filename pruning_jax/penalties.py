@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import evaluation, losses, replacement, tracing, trees, units
+from pruning_jax import blocks, evaluation, losses, replacement, tracing, trees, units
 from pruning_jax.evaluation import Metrics
 from pruning_jax.tracing import equations
 from pruning_jax.tracing.equations import Equations
@@ -117,7 +117,7 @@ def _sums(
     means: Mapping[int, Array] | None,
     chunk: int,
 ) -> np.ndarray:
-    """Losses and right answers over all examples, shape (variants, 1 or 2, 2)."""
+    """Losses and right answers over all examples, shape (variants, 1 or 2, 2), on every device."""
     names = tuple(variants[0])
     shifts = [None] * len(variants)
     if means is not None:
@@ -128,11 +128,9 @@ def _sums(
     for piece in _pieces(batch, chunk):
         programs = _programs(apply_fn, loss, names, *_specification(variables, piece.inputs))
         cached = programs.before(variables, piece.inputs)
-        parts = [
-            programs.after(variables, shift, unit_masks, cached, piece.labels)
-            for shift, unit_masks in zip(shifts, variants, strict=True)
-        ]
-        totals += np.asarray(parts, np.float64)
+        points = zip(shifts, variants, strict=True)
+        chunks = [(cached, piece.labels)]
+        totals += np.stack(list(blocks.sums(programs.after, points, variables, chunks)))
     return totals
 
 
@@ -180,7 +178,9 @@ def _programs(
     def before(variables: Params, inputs: Any) -> dict[int, Array]:
         return _run(model, cut, {}, variables, jax.tree.leaves(inputs))
 
-    def after(variables, shifts, unit_masks, cached, labels):
+    def after(variant, variables, chunk):
+        (shifts, unit_masks), (cached, labels) = variant, chunk
+
         def kept(value, array):
             if value not in masked:
                 return array
@@ -196,7 +196,7 @@ def _programs(
             sums.append((loss.value(logits, labels).sum(), right))
         return jnp.asarray(sums, jnp.float32)
 
-    return _Programs(jax.jit(before), jax.jit(after))
+    return _Programs(jax.jit(before), after)
 
 
 def _cut(model: Equations, readings: Iterable[int]) -> set[int]:

@@ -1,18 +1,42 @@
-"""Replicates of an experiment: one after another on CPU, together on an accelerator."""
+"""Replicates of an experiment: side by side on the devices of the mesh, and together on each.
+
+On a CPU device replicates take turns; an accelerator runs several at once, by `jax.vmap`.
+"""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
+from pruning_jax import meshes, processes
 from pruning_jax.types import PyTree
 
 
-def lift(function: Callable, count: int) -> Callable:
+def lift(function: Callable, count: int, mesh: Mesh | None = None) -> Callable:
     """Lifts `function` to arguments whose leaves have a leading replicate axis.
 
-    One replicate runs as it is, many run together under `jax.vmap`.
+    One replicate on a device runs as it is, many run together under `jax.vmap`.
+
+    Args:
+      function: of one replicate.
+      count: of replicates; on several devices a multiple of `slots`.
+      mesh: whose devices share the replicates; by default one device has them all.
     """
+    if mesh is None:
+        return _together(function, count)
+    side_by_side = PartitionSpec(meshes.REPLICATES)
+    return jax.shard_map(
+        _together(function, count // slots(mesh)),
+        mesh=mesh,
+        in_specs=side_by_side,
+        out_specs=side_by_side,
+        axis_names={meshes.REPLICATES},
+        check_vma=False,
+    )
+
+
+def _together(function: Callable, count: int) -> Callable:
     if count > 1:
         return jax.vmap(function)
 
@@ -23,10 +47,40 @@ def lift(function: Callable, count: int) -> Callable:
     return one
 
 
+def slots(mesh: Mesh) -> int:
+    """How many replicates lie side by side on a mesh."""
+    return mesh.shape[meshes.REPLICATES]
+
+
 def groups(items: list, backend: str | None = None) -> list[list]:
-    """Which replicates run together: one at a time on CPU, all of them on an accelerator."""
+    """Which replicates run together: on CPU one a slot of the mesh, on an accelerator all."""
     together = (backend or jax.default_backend()) != "cpu"
-    return [list(items)] if together and items else [[item] for item in items]
+    size = max(len(items), 1) if together else slots(meshes.current())
+    return [list(items[first : first + size]) for first in range(0, len(items), size)]
+
+
+def place(tree: PyTree) -> PyTree:
+    """Replicates on the devices of the mesh in use, the last repeated to fill every slot."""
+    mesh = meshes.current()
+    count = jax.tree.leaves(tree)[0].shape[0]
+    missing = -count % slots(mesh)
+    if missing:
+        tree = jax.tree.map(
+            lambda leaf: jnp.concatenate([leaf, jnp.stack([leaf[-1]] * missing)]), tree
+        )
+    return meshes.put(tree, meshes.REPLICATES)
+
+
+def trim(tree: PyTree, count: int) -> PyTree:
+    """The first `count` replicates, without the repeated ones of `place`."""
+
+    def first(leaf):
+        if leaf.shape[0] == count:
+            return leaf
+        here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+        return (leaf if here else _home(leaf))[:count]
+
+    return jax.tree.map(first, tree)
 
 
 def stack(items: list[PyTree]) -> PyTree:
@@ -35,6 +89,17 @@ def stack(items: list[PyTree]) -> PyTree:
 
 
 def unstack(tree: PyTree) -> list[PyTree]:
-    """The inverse of `stack`."""
+    """The inverse of `stack`, on this process's own first device."""
+    tree = jax.tree.map(_home, tree)
     count = jax.tree.leaves(tree)[0].shape[0]
     return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(count)]
+
+
+def _home(leaf: jax.Array) -> jax.Array:
+    """An array that lies on several devices, on this process's own first one."""
+    if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
+        return leaf
+    data = jnp.asarray(processes.fetch(leaf))
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return data

@@ -1,9 +1,6 @@
-"""Sums at many points against one call of the function, on one device and on several."""
+"""Sums at many points against one call of the function; `test_meshes` has several devices."""
 
 import functools
-import subprocess
-import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -110,46 +107,3 @@ def test_chunks_cover_the_examples_in_order():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-ON_SEVERAL = """
-import sys
-import jax
-import jax.numpy as jnp
-import numpy as np
-from pruning_jax import blocks
-from pruning_jax.models import apply_fn, build
-jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-assert len(jax.devices()) == int(sys.argv[1])
-generator = np.random.default_rng(0)
-module = build("resnet", 4, depth=8, widths=(4, 8, 8))
-shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-shared = jax.tree.map(lambda x: jnp.asarray(generator.uniform(0.1, 0.5, x.shape), x.dtype), shapes)
-inputs = generator.standard_normal((9, 8, 8, 3)).astype(np.float32)
-def function(point, shared, chunk):
-    logits = apply_fn(module)(jax.tree.map(lambda leaf: leaf * point, shared), chunk)
-    return {"logits": logits.sum(0), "norm": jnp.linalg.norm(logits, axis=1).sum()}
-points = [np.float32(1 + i / 8) for i in range(5)]
-found = list(blocks.sums(function, points, shared, blocks.split(inputs, 4)))
-print(*(leaf.tobytes().hex() for point in found for leaf in jax.tree.leaves(point)))
-"""
-
-
-def test_same_bits_on_1_2_4_and_8_devices():
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", ON_SEVERAL, str(devices)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parent.parent,
-        )
-        for devices in (1, 2, 4, 8)
-    ]
-    outputs = []
-    for process in processes:
-        with process:
-            out, err = process.communicate(timeout=240)
-        assert process.returncode == 0, err
-        outputs.append(out)
-    assert len(outputs[0].split()) == 10 and len(set(outputs)) == 1

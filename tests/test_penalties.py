@@ -188,7 +188,8 @@ def test_layers_before_the_first_pruned_one_are_not_computed_again(conv):
         programs = penalties._programs(apply_fn, losses.cross_entropy, (name,), *specification)
         cached = jax.eval_shape(programs.before, variables, batch.inputs)
         masks = {name: jnp.ones(graph[name].size, bool)}
-        text = str(jax.make_jaxpr(programs.after)(variables, None, masks, cached, batch.labels))
+        chunk = cached, batch.labels
+        text = str(jax.make_jaxpr(programs.after)((None, masks), variables, chunk))
         later[name] = text.count("conv_general_dilated["), text.count("dot_general[")
     assert later == {
         "params/Conv_0": (2, 3),

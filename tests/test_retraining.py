@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pruning_jax import masks, models, recipes, replicates, retraining, schedules, training, trees
+from pruning_jax import (
+    masks,
+    meshes,
+    models,
+    recipes,
+    replicates,
+    retraining,
+    schedules,
+    training,
+    trees,
+)
 from pruning_jax.recipes import Recipe
 from pruning_jax.training import ScaleL1
 from pruning_jax.types import Batch
@@ -137,7 +147,7 @@ def test_every_step_is_sgd_at_the_rate_of_its_step_of_the_schedule(regime, pretr
     jax.tree.map(np.testing.assert_array_equal, progress.state.params, begun["params"])
     params, _ = watched(task, progress)
     expected = {"original_schedule": 0.2, "fine_tuning": 0.05}.get(regime, 0.1)
-    order = training.steps.programs_of(task, EXAMPLES, 1).order(
+    order = training.steps.programs_of(task, EXAMPLES, 1, meshes.current()).order(
         KEY[None], jnp.array([plan.step // OF_AN_EPOCH])
     )
     index = order[0, plan.step % OF_AN_EPOCH]

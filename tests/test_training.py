@@ -1,13 +1,25 @@
 """Training against a hand-written optimiser, and the identities that resuming and masks promise."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from pruning_jax import data, losses, models, recipes, replicates, training, trees
-from pruning_jax.training import steps
+from pruning_jax import (
+    checkpointing,
+    data,
+    losses,
+    meshes,
+    models,
+    recipes,
+    replicates,
+    training,
+    trees,
+)
+from pruning_jax.training import pieces, steps
 from pruning_jax.types import Batch
 
 CLASSES = 3
@@ -175,6 +187,81 @@ def test_a_run_resumed_between_pauses_gives_the_same_bits_at_each(network):
     assert_same(parts.kept, whole.kept)
 
 
+def stopped_at(stops, begin, batch, held, folder, **arguments):
+    """The last progress and all records of a run stopped after some steps, saved and restored."""
+    stacked = [replicates.stack([part]) for part in (batch, held)]
+    left, records, progress = sorted(stops), [], replicates.stack([begin()])
+    while True:
+        run = training.fit(progress, *stacked, handover=lambda: True, **arguments)
+        for _, progress, record in run:
+            step = training.taken(progress.state)
+            records += [] if record is None else [record]
+            if left and step >= left[0]:
+                left = [stop for stop in left if stop > step]
+                checkpointing.save_step(folder, step, progress)
+                break
+        else:
+            return progress, records
+        found, progress = checkpointing.latest(folder, replicates.stack([begin()]))
+        assert found == step
+
+
+@networks()
+@pytest.mark.parametrize(("every", "stops"), [(3, range(1, 16)), (None, (4, 13))])
+def test_a_run_stopped_within_epochs_gives_the_same_bits_and_records(
+    network, every, stops, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pieces, "SCANNED", 2)
+    module, task, batch = network(epochs=3)
+    held, begin_ = toy(4, 30, batch.inputs.shape[1:]), lambda: begin(task, module, batch)
+    whole, parts = Pauses(every), Pauses(every)
+    arguments = [{"task": task, "pause": p.pause if every else None} for p in (whole, parts)]
+    splits = [replicates.stack([part]) for part in (batch, held)]
+    run = training.fit(replicates.stack([begin_()]), *splits, **arguments[0])
+    records = [(progress, record) for _, progress, record in run]
+    stopped, found = stopped_at(stops, begin_, batch, held, tmp_path, **arguments[1])
+    assert_same(found, [record for _, record in records])
+    for one, other in zip(*map(jax.tree.leaves, (stopped, records[-1][0])), strict=True):
+        if not jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+            np.testing.assert_array_equal(one, other)
+    assert list(parts.kept) == list(whole.kept)
+    assert_same(parts.kept, whole.kept)
+
+
+@pytest.mark.parametrize(
+    ("whole", "every", "lengths"), [(50, None, {50}), (171, None, {42, 43}), (480, 60, {30})]
+)
+def test_scanned_steps_come_in_few_lengths_of_50_at_most(whole, every, lengths, monkeypatch):
+    monkeypatch.setattr(pieces, "dispatch", None)
+
+    def scan(state, train, order):
+        return state, (np.zeros(order.shape[:2]), np.zeros(order.shape[:2]))
+
+    programs, order = steps.Programs(None, scan, None, None, None), np.zeros((1, whole, 8), int)
+    pause = training.Pause(every, lambda *_: None) if every else None
+    taken = pieces.take(programs, True, None, None, order, taken=3 * whole, pause=pause)
+    ends = [3 * whole, *(end for end, *_ in taken)]
+    assert ends[-1] == 4 * whole and set(np.diff(ends)) == lengths
+
+
+def test_an_epoch_s_record_is_the_mean_over_the_steps_taken():
+    batch, task, first = toy(1), task_of(MLP), 8
+    variables = models.init(MLP, jax.random.key(0), batch.inputs[:1])
+    start = training.start(task, variables, jax.random.key(10), 40, step=first)
+    state, by_hand = start.state, []
+    one = jax.jit(functools.partial(training.train_step, task, recipes.optimizer(task.recipe, 5)))
+    for step in range(first, 15):
+        order = data.batch_order(jax.random.fold_in(state.key, step // 5), 40, 8)
+        index = order[step % 5]
+        state, measured = one(state, Batch(batch.inputs[index], batch.labels[index]))
+        by_hand.append(np.asarray(measured))
+    split = replicates.stack([batch])
+    run = training.fit(replicates.stack([start]), split, split, task=task)
+    for (_, _, record), steps_taken in zip(run, (by_hand[:2], by_hand[2:]), strict=True):
+        found = [record["train_loss"][0], record["train_accuracy"][0]]
+        np.testing.assert_allclose(found, np.mean(steps_taken, axis=0), rtol=1e-5)
+
+
 @networks()
 def test_steps_alone_are_the_first_steps_of_a_run(network):
     module, task, batch = network(epochs=3)
@@ -245,7 +332,7 @@ def test_convolutions_are_not_scanned_on_cpu():
         batch, task = toy(6, 8, shape), task_of(module)
         progress = replicates.stack([begin(task, module, batch)])
         train = replicates.stack([batch])
-        programs = steps.programs_of(task, 8, 1)
+        programs = steps.programs_of(task, 8, 1, meshes.current())
         order = programs.order(progress.state.key, jnp.zeros(1, jnp.int32))
         seen[type(module).__name__] = steps.scans(programs, progress.state, train, order)
     assert list(seen.values()) == [True, False]

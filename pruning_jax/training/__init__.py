@@ -1,16 +1,16 @@
 """One jitted step and one loop, for any model, recipe and masks, over one or many replicates."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import evaluation, masks, recipes, trees
-from pruning_jax.training import steps
+from pruning_jax import evaluation, masks, meshes, processes, recipes, replicates, trees
+from pruning_jax.training import pieces, steps
 from pruning_jax.training.regularisers import ScaleL1
-from pruning_jax.training.steps import Pause, Task, TrainFn, TrainState, train_step
+from pruning_jax.training.steps import Pause, Task, TrainFn, TrainState, taken, train_step
 from pruning_jax.types import Array, Batch, Masks, Params
 
 __all__ = [
@@ -23,17 +23,30 @@ __all__ = [
     "fit",
     "start",
     "take_steps",
+    "taken",
     "train_step",
 ]
 
 
 class Progress(NamedTuple):
-    """A run after some epochs: its state, and the best of it by validation accuracy."""
+    """A run after some steps.
+
+    Attributes:
+      state: of it.
+      best: the variables after the epoch of the best validation accuracy.
+      best_accuracy: that accuracy; -1 before the first epoch's end.
+      best_epoch: that epoch; 0 before the first epoch's end.
+      losses: the mean loss of each step of the epoch under way, shape (steps of an epoch,); those
+        of steps that are not taken yet are of the epoch before.
+      accuracies: the same of the accuracy; -1 for a step that this run has never taken.
+    """
 
     state: TrainState
     best: Params
     best_accuracy: Array
     best_epoch: Array
+    losses: Array
+    accuracies: Array
 
 
 def start(
@@ -77,7 +90,8 @@ def start(
     opt_state = recipes.optimizer(task.recipe, steps_per_epoch).init(params)
     state = TrainState(params, model_state, opt_state, kept, jnp.int32(step), key)
     best = jax.tree.map(jnp.array, state.variables)
-    return Progress(state, best, jnp.float32(-1.0), jnp.int32(0))
+    losses, accuracies = jnp.zeros(steps_per_epoch), jnp.full(steps_per_epoch, -1.0)
+    return Progress(state, best, jnp.float32(-1.0), jnp.int32(0), losses, accuracies)
 
 
 def fit(
@@ -87,11 +101,13 @@ def fit(
     *,
     task: Task,
     pause: Pause | None = None,
-) -> Iterator[tuple[int, Progress, dict[str, np.ndarray]]]:
+    handover: Callable[[], bool] | None = None,
+) -> Iterator[tuple[int, Progress, dict[str, np.ndarray] | None]]:
     """Trains to the recipe's last epoch, from the step of `progress` on; yields after every epoch.
 
     Every leaf of `progress`, `train` and `validation` has a leading replicate axis
-    (`replicates.stack`). The same keys and pauses give the same bits, resumed or not.
+    (`replicates.stack`). The same keys and pauses give the same bits and the same records, resumed
+    or not, wherever that was.
 
     Args:
       progress: what `start` returned, or what an earlier call yielded; its state is consumed, so
@@ -101,52 +117,79 @@ def fit(
         equals).
       task: what is trained and how.
       pause: what is done in the middle of epochs.
+      handover: asked in the middle of epochs, every 50 steps at least (every step where they are
+        not scanned), whether to yield there too: a caller can then save the progress and go on, or
+        leave.
 
     Yields:
       (epoch, progress, record): epochs done, and for each replicate the epoch's mean training loss
-      and accuracy (over its steps, while they are taken) and its validation loss and accuracy.
+      and accuracy (over its steps, while they are taken) and its validation loss and accuracy. In
+      the middle of an epoch, where `handover` was true, the record is ``None``.
 
     Raises:
       ValueError: replicates at different steps, or past the end of their schedule.
       FloatingPointError: the loss turned non-finite; names the step.
     """
     count, examples = train.labels.shape[:2]
-    programs = steps.programs_of(task, examples, count)
     scanned, whole = None, steps.of_an_epoch(task, examples)
-    taken = steps.taken(progress.state)
-    if taken > task.recipe.epochs * whole:
+    begun = taken(progress.state)
+    if begun > task.recipe.epochs * whole:
         raise ValueError(
-            f"the run is at step {taken}, past the {task.recipe.epochs} epochs of {whole} steps "
+            f"the run is at step {begun}, past the {task.recipe.epochs} epochs of {whole} steps "
             f"that {examples} examples have"
         )
-    for epoch in range(taken // whole, task.recipe.epochs):
-        order = programs.order(progress.state.key, jnp.full(count, epoch))[:, taken % whole :]
+    pause = pause and pause.of(count)
+    progress, train, validation = replicates.place((progress, train, validation))
+    placed = train.labels.shape[0]
+    programs = steps.programs_of(task, examples, placed, meshes.current())
+    for epoch in range(begun // whole, task.recipe.epochs):
+        order = programs.order(progress.state.key, np.full(placed, epoch))
         if scanned is None:
             scanned = steps.scans(programs, progress.state, train, order)
-        state, loss, accuracy = steps.take(
-            programs,
-            scanned,
-            progress.state,
-            train,
-            order,
-            taken=taken,
-            epoch=whole,
-            pause=pause,
+        first = max(begun, epoch * whole)
+        parts = pieces.take(
+            programs, scanned, progress.state, train, order, taken=first, pause=pause
         )
-        taken = (epoch + 1) * whole
-        held = evaluation.evaluate(
-            task.apply_fn, state.variables, validation, loss=task.loss, replicated=True
-        )
-        reached = jnp.asarray(held.accuracy, jnp.float32), jnp.full(count, epoch + 1)
-        best = programs.keep_best(tuple(progress[1:]), (state.variables, *reached))
-        progress = Progress(state, *best)
-        record = {
-            "train_loss": loss.mean(1),
-            "train_accuracy": accuracy.mean(1),
-            "validation_loss": held.loss,
-            "validation_accuracy": held.accuracy,
-        }
-        yield epoch + 1, progress, record
+        for step, *part in parts:
+            progress = _after(progress, step, *part)
+            if handover is not None and step % whole and handover():
+                yield epoch, replicates.trim(progress, count), None
+        progress, record = _measured(programs, progress, validation, task, epoch + 1)
+        yield epoch + 1, *replicates.trim((progress, record), count)
+
+
+def _after(
+    progress: Progress, step: int, state: TrainState, loss: np.ndarray, accuracy: np.ndarray
+) -> Progress:
+    """The progress after a piece, whose last step is `step`."""
+    losses, accuracies = (np.array(processes.fetch(x)) for x in progress[-2:])
+    last = (step - 1) % losses.shape[1] + 1
+    place = slice(last - loss.shape[1], last)
+    losses[:, place], accuracies[:, place] = loss, accuracy
+    return progress._replace(state=state, losses=losses, accuracies=accuracies)
+
+
+def _measured(
+    programs: steps.Programs, progress: Progress, validation: Batch, task: Task, epoch: int
+) -> tuple[Progress, dict[str, np.ndarray]]:
+    """The progress at the end of an epoch, with its best, and the epoch's record."""
+    variables = progress.state.variables
+    held = evaluation.evaluate(
+        task.apply_fn, variables, validation, loss=task.loss, replicated=True
+    )
+    reached = np.asarray(held.accuracy, np.float32), np.full(len(held.accuracy), epoch)
+    before = progress.best, progress.best_accuracy, progress.best_epoch
+    best, accuracy, of_epoch = programs.keep_best(before, (variables, *reached))
+    progress = progress._replace(best=best, best_accuracy=accuracy, best_epoch=of_epoch)
+    # A run that began in the middle of its first epoch took no step before.
+    first = int(np.argmax(progress.accuracies[0] >= 0))
+    record = {
+        "train_loss": progress.losses[:, first:].mean(1),
+        "train_accuracy": progress.accuracies[:, first:].mean(1),
+        "validation_loss": held.loss,
+        "validation_accuracy": held.accuracy,
+    }
+    return progress, record
 
 
 def take_steps(
@@ -164,15 +207,18 @@ def take_steps(
       FloatingPointError: the loss turned non-finite; names the step.
     """
     replicated, examples = train.labels.shape[:2]
-    programs = steps.programs_of(task, examples, replicated)
-    epoch, taken = steps.of_an_epoch(task, examples), steps.taken(state)
-    last = taken + count
-    while taken < last:
-        order = programs.order(state.key, jnp.full(replicated, taken // epoch))
+    whole, step = steps.of_an_epoch(task, examples), taken(state)
+    pause, last = pause and pause.of(replicated), step + count
+    state, train = replicates.place((state, train))
+    placed = train.labels.shape[0]
+    programs = steps.programs_of(task, examples, placed, meshes.current())
+    while step < last:
+        epoch = step // whole
+        order = programs.order(state.key, np.full(placed, epoch))
         scanned = steps.scans(programs, state, train, order)
-        order = order[:, taken % epoch :][:, : last - taken]
-        state, *_ = steps.take(
-            programs, scanned, state, train, order, taken=taken, epoch=epoch, pause=pause
+        end = min((epoch + 1) * whole, last)
+        parts = pieces.take(
+            programs, scanned, state, train, order, taken=step, last=end, pause=pause
         )
-        taken += order.shape[1]
-    return state
+        *_, (step, state, _, _) = parts
+    return replicates.trim(state, replicated)

@@ -1,15 +1,16 @@
-"""One jitted step, and the steps of an epoch: in one scan or dispatched, with pauses or without."""
+"""One jitted step, many in a scan, and whether a model's steps are scanned."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from pruning_jax import data, evaluation, losses, masks, recipes, replicates
+from pruning_jax import data, evaluation, losses, masks, meshes, processes, recipes, replicates
 from pruning_jax.types import ApplyFn, Array, Batch, Masks, Params, PyTree
 
 
@@ -75,6 +76,12 @@ class Pause(NamedTuple):
     every: int
     call: Callable[[int, TrainState], None]
 
+    def of(self, count: int) -> "Pause":
+        """The same of the first `count` replicates, where others fill the devices of a mesh."""
+        return self._replace(
+            call=lambda step, state: self.call(step, replicates.trim(state, count))
+        )
+
 
 def train_step(
     task: Task, tx: optax.GradientTransformationExtraArgs, state: TrainState, batch: Batch
@@ -107,22 +114,31 @@ def train_step(
 
 class Programs(NamedTuple):
     step: Callable
-    epoch: Callable
+    scan: Callable
     order: Callable
     keep_best: Callable
     single_step: Callable
 
 
 @functools.lru_cache(maxsize=64)
-def programs_of(task: Task, examples: int, count: int) -> Programs:
-    """The compiled parts of the loop, shared by every run of one task."""
+def programs_of(task: Task, examples: int, count: int, mesh: Mesh) -> Programs:
+    """The compiled parts of the loop on a mesh, shared by every run of one task."""
     tx = recipes.optimizer(task.recipe, examples // task.recipe.batch_size)
 
-    def step(state, train, index):
-        return train_step(task, tx, state, Batch(train.inputs[index], train.labels[index]))
+    def step(state, train, index, mesh=mesh):
+        batch = Batch(train.inputs[index], train.labels[index])
+        return train_step(task, tx, state, meshes.split(batch, mesh))
 
-    def epoch(state, train, order):
-        return jax.lax.scan(lambda carry, index: step(carry, train, index), state, order)
+    def scan(state, train, order):
+        # Flat, for XLA copies a whole split of images of one channel into a layout of its own.
+        flat = train.inputs.reshape(examples, -1)
+
+        def scanned(state, index):
+            inputs = flat[index].reshape(index.shape + train.inputs.shape[1:])
+            batch = Batch(inputs, train.labels[index])
+            return train_step(task, tx, state, meshes.split(batch, mesh))
+
+        return jax.lax.scan(scanned, state, order)
 
     def order(key, epoch):
         return data.batch_order(jax.random.fold_in(key, epoch), examples, task.recipe.batch_size)
@@ -131,18 +147,18 @@ def programs_of(task: Task, examples: int, count: int) -> Programs:
         better = candidate[1] > best[1]
         return jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, best)
 
-    lift = functools.partial(replicates.lift, count=count)
+    lift = functools.partial(replicates.lift, count=count, mesh=mesh)
     return Programs(
         jax.jit(lift(step), donate_argnums=0),
-        jax.jit(lift(epoch), donate_argnums=0),
+        jax.jit(lift(scan), donate_argnums=0),
         jax.jit(lift(order)),
         jax.jit(lift(keep_best)),
-        step,
+        functools.partial(step, mesh=None),
     )
 
 
 def scans(programs: Programs, state: TrainState, train: Batch, order: Array) -> bool:
-    """Whether an epoch is one scan: always, but for convolutions on CPU.
+    """Whether steps are scanned: always, but for convolutions on CPU.
 
     XLA for CPU runs a convolution inside a scan many times slower than outside.
     """
@@ -154,22 +170,13 @@ def scans(programs: Programs, state: TrainState, train: Batch, order: Array) -> 
     return "conv_general_dilated" not in str(jax.make_jaxpr(programs.single_step)(*first))
 
 
-def dispatch(programs: Programs, state: TrainState, train: Batch, order: Array):
-    """Steps, one at a time from Python; what `Programs.epoch` returns."""
-    records = []
-    for index in np.asarray(order).swapaxes(0, 1):
-        state, record = programs.step(state, train, index)
-        records.append(record)
-    return state, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *records)
-
-
 def taken(state: TrainState) -> int:
     """How many steps of the schedule are behind a state, whose leaves have a replicate axis.
 
     Raises:
       ValueError: replicates that are not at the same step.
     """
-    found = np.unique(np.asarray(state.step)).tolist()
+    found = np.unique(processes.fetch(state.step)).tolist()
     if len(found) != 1:
         raise ValueError(f"the replicates are at steps {found}; those of one run take equal steps")
     return found[0]
@@ -182,65 +189,3 @@ def of_an_epoch(task: Task, examples: int) -> int:
             f"batch_size is {task.recipe.batch_size}, more than the {examples} training examples"
         )
     return examples // task.recipe.batch_size
-
-
-def take(
-    programs: Programs,
-    scanned: bool,
-    state: TrainState,
-    train: Batch,
-    order: Array,
-    *,
-    taken: int,
-    epoch: int,
-    pause: Pause | None = None,
-) -> tuple[TrainState, np.ndarray, np.ndarray]:
-    """Takes steps of one epoch, all or some of them.
-
-    Args:
-      programs, scanned: of the run.
-      state: its leaves have a leading replicate axis; it is consumed.
-      train: the same.
-      order: indices, shape (replicates, steps, batch).
-      taken: how many steps are behind `state`.
-      epoch: how many steps a whole one has.
-      pause: what is done between steps.
-
-    Returns:
-      The state, and the loss and the accuracy of every step, shape (replicates, steps).
-
-    Raises:
-      FloatingPointError: a loss is not finite; names the step.
-    """
-    whole = order.shape[1]
-    lengths = {whole, pause.every} if pause else {whole}
-    records = []
-    for first, last in _pieces(taken, whole, pause):
-        # A piece of a length of its own would be compiled on its own.
-        once = scanned and last - first in lengths
-        run = programs.epoch if once else functools.partial(dispatch, programs)
-        state, (loss, accuracy) = run(state, train, order[:, first:last])
-        records.append((np.asarray(loss), np.asarray(accuracy)))
-        _check_finite(records[-1][0], taken + first, epoch)
-        if pause and (taken + last) % pause.every == 0:
-            pause.call(taken + last, state)
-    loss, accuracy = (np.concatenate(parts, axis=1) for parts in zip(*records, strict=True))
-    return state, loss, accuracy
-
-
-def _pieces(taken: int, whole: int, pause: Pause | None) -> Iterator[tuple[int, int]]:
-    """The first and last step of each piece between pauses, counted in the epoch."""
-    every = pause.every if pause else taken + whole
-    stops = [*range(every - taken % every, whole, every), whole]
-    return zip([0, *stops], stops, strict=False)
-
-
-def _check_finite(loss: np.ndarray, taken: int, epoch: int) -> None:
-    bad = np.argwhere(~np.isfinite(loss))
-    if len(bad):
-        replicate, step = bad[bad[:, 1].argmin()]
-        raise FloatingPointError(
-            f"the training loss is {loss[replicate, step]} at step {taken + step} "
-            f"(epoch {(taken + step) // epoch + 1}, replicate {replicate} of this group); lower "
-            "the learning rate. The last checkpoint is kept."
-        )
