@@ -10,8 +10,13 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def reporter(stream: TextIO = sys.stderr) -> Callable[[str, int, int, Mapping[str, float]], None]:
-    """A function of what is being done, how much of it is done, of how much, and figures."""
+def reporter(stream: TextIO | None = sys.stderr) -> Callable:
+    """A function of what is being done, how much of it is done, of how much, and figures.
+
+    Without a stream it tells nothing.
+    """
+    if stream is None:
+        return lambda label, done, total, figures: None
     return _bars(stream) if stream.isatty() else _lines(stream)
 
 

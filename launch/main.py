@@ -1,26 +1,27 @@
 """Runs a study: `python -m launch.main --config=configs/NAME.py[:variant] --workdir=DIR`."""
 
+import contextlib
+import os
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from launch import display, overrides
-from pruning_jax import results, studies
-from pruning_jax.studies.phases import Session
+from launch import display, hosts, stopping
+from launch.overrides import parse
+from pruning_jax import meshes, processes, results, studies
+from pruning_jax.results import status
+from pruning_jax.studies.phases import Session, Stopped
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The study's config.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
+DEVICES = flags.DEFINE_integer("devices", None, "How many devices to use; all by default.")
+REPLICATES = flags.DEFINE_integer(
+    "replicates", None, "How many replicates run side by side; one a device by default."
+)
 flags.mark_flag_as_required("config")
-
-
-def parse(arguments: list[str]) -> list[str]:
-    """Parses the command line; an override of an unknown field ends with the fields there are."""
-    try:
-        return flags.FLAGS(arguments)
-    except (flags.Error, ValueError, OSError, AttributeError, KeyError) as error:
-        reason = overrides.explain(arguments) or error
-        sys.exit(f"error: {str(reason).strip().splitlines()[-1]}")
 
 
 def main(arguments: list[str]) -> None:
@@ -29,15 +30,52 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         sys.exit(f"error: unknown argument {arguments[1]!r}; use --config.FIELD=VALUE")
     try:
+        with hosts.joined(os.environ), stopping.requested() as asked:
+            _run(asked)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def _run(asked: Callable[[], bool]) -> None:
+    try:
         config = CONFIG.value.to_dict()
         study = studies.find(config["study"])
-        plan = study.build(config)
-        with results.open_run(WORKDIR.value, config, study=config["study"]) as run:
-            study.run(plan, Session(run, display.reporter()))
+        mesh = meshes.make(DEVICES.value, REPLICATES.value)
+        report = display.reporter(sys.stderr if processes.is_first() else None)
+        with meshes.use(mesh):
+            plan = study.build(config)
+            opened = results.open_run(WORKDIR.value, config, study=config["study"])
+            with opened as run, _told(run.path):
+                study.run(plan, Session(run, report, asked))
+    except Stopped as stop:
+        if processes.is_first():
+            print(f"stopped after {stop}; the same command continues", file=sys.stderr)
+        sys.exit(stopping.STOPPED)
     except OSError as error:
         sys.exit(f"error: {error.filename}: {error.strerror}" if error.filename else str(error))
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, processes.OtherProcessError) as error:
         sys.exit(f"error: {error}")
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Keeps status.json while the run goes on, and writes how it ended.
+
+    A job that another process's death has ended says nothing: it is one to be continued.
+    """
+    write = status.write if processes.is_first() else (lambda *_: None)
+    write(path, "running")
+    try:
+        yield
+    except Stopped:
+        write(path, "stopped")
+        raise
+    except Exception as error:
+        if not processes.is_lost(error):
+            with contextlib.suppress(OSError):
+                write(path, "failed", str(error) or type(error).__name__)
+        raise
+    write(path, "finished")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Explains a command line that sets a field the config does not have."""
+"""Configs and command lines: what overrides say, what is wrong with them, and the way back."""
 
+import importlib.util
 import sys
 from collections.abc import Iterable
+from types import ModuleType
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -36,3 +38,43 @@ def check(arguments: Iterable[str], config: ConfigDict) -> None:
                 raise ValueError(f"{path} is a value and has no field {field!r}")
             choices.check(f"field of {path}", field, section)
             section, path = section[field], f"{path}.{field}"
+
+
+def arguments(before: ConfigDict, after: ConfigDict, place: str = "") -> list[str]:
+    """The overrides on a command line that turn one config of a file into another."""
+    found = []
+    for field in after:
+        old, new = before.get(field), after[field]
+        sections = isinstance(old, ConfigDict) and isinstance(new, ConfigDict)
+        if sections and set(old) == set(new):
+            found += arguments(old, new, f"{place}{field}.")
+        elif repr(old) != repr(new):
+            value = new.to_dict() if isinstance(new, ConfigDict) else new
+            found.append(f"{PREFIX}{place}{field}={value}")
+    return found
+
+
+def load(file: str) -> tuple[ModuleType, ConfigDict]:
+    """A config file's module, and the config of the variant that ``PATH[:VARIANT]`` names."""
+    path, *variant = file.split(":", 1)
+    spec = importlib.util.spec_from_file_location("swept_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, module.get_config(*variant)
+
+
+def parsed(file: str, changes: list[str]) -> ConfigDict:
+    """The config that a program called with ``--config=FILE`` and the overrides `changes` sees."""
+    values, line = flags.FlagValues(), ["program", *changes]
+    config_flags.DEFINE_config_dict("config", load(file)[1], flag_values=values, sys_argv=line)
+    values(line)
+    return values.config
+
+
+def parse(arguments: list[str]) -> list[str]:
+    """Parses the command line; an override of an unknown field ends with the fields there are."""
+    try:
+        return flags.FLAGS(arguments)
+    except (flags.Error, ValueError, OSError, AttributeError, KeyError) as error:
+        reason = explain(arguments) or error
+        sys.exit(f"error: {str(reason).strip().splitlines()[-1]}")

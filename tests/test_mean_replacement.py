@@ -188,7 +188,7 @@ def test_fine_tuning_starts_from_the_probe_and_keeps_removed_units_out(finished,
     train = fine_tuned.replicates.stack([dense.dataset.train])
     for row in of_phase(rows, "fine_tuned", criterion="abs_mrs"):
         unit = {key: value for key, value in row.items() if key != "penalty"}
-        losses = fine_tuned._losses(workload, graph, dense, examples, scored, train, unit)
+        losses = fine_tuned._losses(session, workload, graph, dense, examples, scored, train, unit)
         where = {"step": 20, "split": row["split"], "layers": "all", "fraction": 0.5}
         (probed,) = of_phase(rows, "probed", **where)
         again = {n: found[row["split"]] - probed["loss"] for n, found in losses.items()}

@@ -11,8 +11,9 @@ STUDIES: dict[str, ModuleType] = {
     "mean_replacement": mean_replacement,
     "pruning_mechanism": pruning_mechanism,
 }
-"""A study is a module with ``build(config) -> plan``, which checks and computes nothing, and
-``run(plan, session)``."""
+"""A study is a module with ``build(config) -> plan``, which checks and computes nothing;
+``run(plan, session)``, which measures what has no row yet; and ``conclude(plan, session)``, which
+writes claims and figures from the rows there are, few or all, and from several runs as from one."""
 
 
 def find(name: str) -> ModuleType:

@@ -35,14 +35,16 @@ def build(config: Mapping[str, Any]) -> Plan:
 
 
 def run(plan: Plan, session: Session) -> None:
-    """Pretrains, prunes by every criterion to every sparsity, retrains each, draws and prints.
-
-    It decides no claim: its list of them is empty.
-    """
+    """Pretrains, prunes by every criterion to every sparsity, retrains each, and concludes."""
     pretrain(session, plan.workload, plan.workload.seeds)
     pruned = units(plan)
     prune(session, plan.workload, pruned, keep=pruned)
     retrain(session, plan.workload, pruned)
+    conclude(plan, session)
+
+
+def conclude(plan: Plan, session: Session) -> None:
+    """Draws and prints the rows so far; it decides no claim, so its list of them is empty."""
     rows = session.run.rows()
     session.run.save_figure(figures.accuracy_by_sparsity(rows), "accuracy_by_sparsity")
     session.run.write_claims([])
@@ -63,25 +65,30 @@ HEADER = ("criterion", "sparsity", "before %", "pruned %", "retrained %", "penal
 
 
 def table(plan: Plan, rows: list[Row]) -> str:
-    """Means over the seeds: a line for each criterion and sparsity."""
-    seeds = plan.workload.seeds
-    dense = rows_of(rows, [{"phase": "pretrained", "seed": seed} for seed in seeds])
-    before = f"{100 * mean(dense, 'test_accuracy'):.2f}"
-    lines, emptied = [HEADER], False
+    """Means over the seeds: a line for each criterion and sparsity that has been retrained.
+
+    A line is of the seeds whose rows are there; what misses some says how many it has.
+    """
+    seeds, lines, notes = plan.workload.seeds, [HEADER], set()
     for criterion, sparsity in itertools.product(plan.criteria, plan.sparsities):
         unit = {"criterion": criterion, "sparsity": sparsity}
-        pruned, retrained = (
-            rows_of(rows, [unit | {"phase": phase, "seed": seed} for seed in seeds])
-            for phase in ("pruned", "retrained")
-        )
+        by_seed = [_of_seed(rows, unit, seed) for seed in seeds]
+        there = [found for found in by_seed if found is not None]
+        if not there:
+            notes.add("a line is missing where nothing has been retrained")
+            continue
+        dense, pruned, retrained = map(list, zip(*there, strict=True))
         empties = any(row["empty_layers"] for row in pruned)
-        emptied |= empties
         parameters, removed = pruned[0]["parameters"], pruned[0]["removed"]
+        if empties:
+            notes.add("* a layer lost all its weights")
+        if len(there) < len(seeds):
+            notes.add("(n) the mean of n seeds alone")
         lines.append(
             (
-                criterion,
+                criterion + (f" ({len(there)})" if len(there) < len(seeds) else ""),
                 f"{sparsity:g}",
-                before,
+                f"{100 * mean(dense, 'test_accuracy'):.2f}",
                 f"{100 * mean(pruned, 'test_accuracy'):.2f}" + "*" * empties,
                 f"{100 * mean(retrained, 'test_accuracy'):.2f}",
                 f"{mean(pruned, 'penalty'):.4f}",
@@ -89,8 +96,19 @@ def table(plan: Plan, rows: list[Row]) -> str:
             )
         )
     title = f"test accuracy on {plan.workload.dataset['name']}, mean of seeds {seeds}"
-    note = ["* a layer lost all its weights"] if emptied else []
-    return "\n".join([title, *aligned(lines), *note])
+    return "\n".join([title, *aligned(lines), *sorted(notes)])
+
+
+def _of_seed(rows: list[Row], unit: Row, seed: int) -> list[Row] | None:
+    """The dense network's row, the pruned one's and the retrained one's, if all are there."""
+    units = [
+        {"phase": "pretrained", "seed": seed},
+        *(unit | {"phase": phase, "seed": seed} for phase in ("pruned", "retrained")),
+    ]
+    try:
+        return rows_of(rows, units)
+    except LookupError:
+        return None
 
 
 def aligned(lines: list[tuple[str, ...]]) -> list[str]:

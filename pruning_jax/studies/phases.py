@@ -6,28 +6,71 @@ is continued from the checkpoint of its middle, or begun again, to the same bits
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
-from pruning_jax import checkpointing, data, evaluation, replicates, results, training
+import numpy as np
+
+from pruning_jax import (
+    checkpointing,
+    data,
+    evaluation,
+    processes,
+    replicates,
+    results,
+    training,
+)
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Params
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 Row = dict[str, Any]
+Item = TypeVar("Item")
+
+
+class Stopped(Exception):
+    """A study was asked to stop and has kept what it can; the message says where it was."""
+
+
+def never() -> bool:
+    """Asks for no stop."""
+    return False
 
 
 class Session(NamedTuple):
-    """Where a study writes, and how it tells what it does.
+    """Where a study writes, how it tells what it does, and how it is stopped.
 
     Attributes:
       run: the run directory.
       report: called with what is being done, how much of it is, how much there is, and figures.
+      stopping: whether the study is asked to stop, at the next place where nothing is lost.
     """
 
     run: results.Run
     report: Callable[[str, int, int, Mapping[str, float]], None]
+    stopping: Callable[[], bool] = never
+
+    def tell(self, label: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        """Reports, and raises `Stopped` where the study is asked to stop."""
+        self.report(label, done, total, figures)
+        self.check(f"{label}: {done}/{total}")
+
+    def check(self, label: str) -> None:
+        """Raises `Stopped` where the study is asked to stop; all processes come here together."""
+        if processes.agree(self.stopping()):
+            raise Stopped(label)
+
+    def checked(self, label: str, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, with a `check` after each, before the next is drawn."""
+        for item in items:
+            yield item
+            self.check(label)
+
+    def due(self, since: float) -> bool:
+        """Whether to keep what is under way: a stop is asked for, or the last time is long ago."""
+        late = time.monotonic() - since > SECONDS_BETWEEN_CHECKPOINTS
+        return processes.agree(late or self.stopping())
 
 
 def matches(row: Row, unit: Row) -> bool:
@@ -123,35 +166,46 @@ def train_units(
     on_epoch: Callable[[int, training.Progress], None] = lambda epoch, progress: None,
     pause: training.Pause | None = None,
 ) -> list[training.Progress]:
-    """Trains a group of replicates to the end, from its last checkpoint if there is one."""
-    run = session.run
+    """Trains a group of replicates to the end, from its last checkpoint if there is one.
+
+    Raises:
+      Stopped: the session was asked to stop; a checkpoint holds the training so far.
+    """
+    run, label = session.run, describe(units[0])
+    session.check(f"{label}: before its first step")
     middle = run.checkpoints / "training" / f"{folder_name(units[0])}+{len(units) - 1}"
     began = replicates.stack(starts)
     train = replicates.stack([dataset.train for dataset in datasets])
     validation = replicates.stack([dataset.validation for dataset in datasets])
-    done, progress = checkpointing.latest(middle, began) or (0, began)
+    taken, progress = checkpointing.latest(middle, began) or (0, began)
     steps = train.labels.shape[1] // task.recipe.batch_size
     run.forget(
-        lambda record: (
-            record.get("step", 0) > done * steps and any(matches(record, unit) for unit in units)
-        )
+        lambda record: record.get("step", 0) > taken and any(matches(record, u) for u in units)
     )
-    last_saved = time.monotonic()
-    epochs = training.fit(progress, train, validation, task=task, pause=pause)
-    for epoch, progress, record in epochs:
-        for replicate, unit in enumerate(units):
-            run.log(
-                **unit,
-                step=epoch * steps,
-                **{key: float(v[replicate]) for key, v in record.items()},
-            )
-        on_epoch(epoch, progress)
-        figures = {key: float(value.mean()) for key, value in record.items()}
-        session.report(describe(units[0]), epoch, task.recipe.epochs, figures)
-        if time.monotonic() - last_saved > SECONDS_BETWEEN_CHECKPOINTS:
-            checkpointing.save_step(middle, epoch, progress)
-            last_saved = time.monotonic()
+    saved = time.monotonic()
+
+    def due() -> bool:
+        return session.due(saved)
+
+    parts = training.fit(progress, train, validation, task=task, pause=pause, handover=due)
+    for epoch, progress, record in parts:
+        if record is not None:
+            _log(run, units, epoch * steps, record)
+            on_epoch(epoch, progress)
+            figures = {key: float(value.mean()) for key, value in record.items()}
+            session.report(label, epoch, task.recipe.epochs, figures)
+        if record is None or due():
+            taken = training.taken(progress.state)
+            checkpointing.save_step(middle, taken, progress)
+            saved = time.monotonic()
+            session.check(f"{label}: step {taken}/{task.recipe.epochs * steps}")
     return replicates.unstack(progress)
+
+
+def _log(run: results.Run, units: list[Row], step: int, record: dict[str, np.ndarray]) -> None:
+    for replicate, unit in enumerate(units):
+        figures = {key: float(values[replicate]) for key, values in record.items()}
+        run.log(**unit, step=step, **figures)
 
 
 def finish(

@@ -77,7 +77,12 @@ def prune(
         before = measure(workload, dense.variables, dense.dataset)
         batches = stage_batches(workload, dense.dataset, seed)
         for unit in group:
-            kept = masks_of(workload, dense, unit, batches)
+
+            def checked(stage: int, unit: Row = unit, batches: Callable = batches) -> list[Batch]:
+                session.check(f"{describe(unit)}: stage {stage}/{unit['stages']}")
+                return batches(stage)
+
+            kept = masks_of(workload, dense, unit, checked)
             pruned = Pruned(masks.apply(dense.variables, kept), kept)
             after = measure(workload, pruned.variables, dense.dataset)
             counts = counted(pruned)
@@ -85,7 +90,7 @@ def prune(
             if unit in keep:
                 save(session.run, unit, pruned._asdict(), counts)
             record(session.run, [unit | counts | after | penalty], [unit])
-            session.report(describe(unit), left.index(unit) + 1, len(left), penalty)
+            session.tell(describe(unit), left.index(unit) + 1, len(left), penalty)
 
 
 def stage_batches(

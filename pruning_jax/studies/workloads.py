@@ -78,6 +78,20 @@ class Workload(NamedTuple):
         return models.init(self.module, self.keys(seed).initial, dataset.train.inputs[:1])
 
 
+def build_all(config: Mapping[str, Any]) -> list[Workload]:
+    """The workloads of a study's config: those that its field `only` names, or all if it is empty.
+
+    Raises:
+      ValueError: `only` names a workload that there is not, or one twice, or `build` refuses one.
+    """
+    only, there = tuple(config.get("only", ())), config["workloads"]
+    for name in only:
+        choices.check("workload in only", name, there)
+    if len(set(only)) < len(only):
+        raise ValueError(f"only is {only}; name each workload once")
+    return [build(name, values) for name, values in there.items() if not only or name in only]
+
+
 def build(name: str, config: Mapping[str, Any]) -> Workload:
     """Builds a workload from its config.
 

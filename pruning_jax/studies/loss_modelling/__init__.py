@@ -18,7 +18,7 @@ from pruning_jax.studies.workloads import Workload
 
 def build(config: Mapping[str, Any]) -> list[Workload]:
     """The study's workloads; raises `ValueError` for a config that it cannot run."""
-    built = [workloads.build(name, values) for name, values in config["workloads"].items()]
+    built = workloads.build_all(config)
     for workload in built:
         settings = workload.settings
         stages = (*settings["stages"], *settings["early_stages"])

@@ -37,10 +37,10 @@ def fine_tune(session: Session, workload: Workload) -> None:
             run = asked[first : first + of_a_run]
             if not any(unit in left for unit in run):
                 continue
-            losses = _losses(workload, graph, dense, examples, scored, train, run[0])
+            losses = _losses(session, workload, graph, dense, examples, scored, train, run[0])
             rows = [unit | {"penalty": _penalty(losses, before, unit["split"])} for unit in run]
             record(session.run, rows, run)
-            session.report(describe(run[0]), first + of_a_run, len(asked), rows[0]["penalty"])
+            session.tell(describe(run[0]), first + of_a_run, len(asked), rows[0]["penalty"])
 
 
 def _losses_of(workload: Workload, variables: Params, examples: Examples) -> dict[str, float]:
@@ -59,6 +59,7 @@ def _penalty(
 
 
 def _losses(
+    session: Session,
     workload: Workload,
     graph: UnitGraph,
     dense: Dense,
@@ -86,6 +87,7 @@ def _losses(
         if count in stops:
             (one,) = replicates.unstack(state)
             losses[count] = _losses_of(workload, one.variables, examples)
+        session.check(f"{describe(unit)}: step {count}/{max(stops)}")
 
     training.take_steps(
         replicates.stack([start.state]),

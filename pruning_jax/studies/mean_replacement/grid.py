@@ -72,12 +72,17 @@ def masks_of(
     return units.from_scores(scores, fraction)
 
 
+def probed_layers(workload: Workload) -> tuple[str, ...]:
+    """The layer sets that probes measure: those that `probed` names, or all if it is empty."""
+    return tuple(workload.settings.get("probed", ())) or tuple(workload.settings["layers"])
+
+
 def probed_units(workload: Workload, seed: int, step: int) -> Iterator[Row]:
-    """The measurements of one probe: every layer set at every fraction, on every split."""
+    """The measurements of one probe: its layer sets at every fraction, on every split."""
     settings = workload.settings
     names = ("split", "layers", "fraction")
     for values in itertools.product(
-        settings["evaluation_splits"], settings["layers"], settings["fractions"]
+        settings["evaluation_splits"], probed_layers(workload), settings["fractions"]
     ):
         unit = {"phase": "probed", "workload": workload.name, "seed": seed, "step": step}
         yield unit | dict(zip(names, values, strict=True))
@@ -125,7 +130,7 @@ def check(workload: Workload) -> None:
     for layers in settings["layers"]:
         for fraction in settings["fractions"]:
             masks_of(workload, graph, zeros, layers, fraction)
-    for layers in (*tuning["layers"], selection["layers"]):
+    for layers in (*tuning["layers"], selection["layers"], *probed_layers(workload)):
         choices.check("layer set", layers, settings["layers"])
     if len(names_of(workload, graph, selection["layers"])) != 1:
         raise ValueError(

@@ -56,7 +56,7 @@ def probe(session: Session, workload: Workload) -> None:
             rows = measured(workload, graph, variables, examples, scored, units)
             record(session.run, rows, units)
             label = describe({"phase": "probed", "workload": workload.name, "seed": seed})
-            session.report(label, step, steps[-1], {"loss": rows[0]["loss"]})
+            session.tell(label, step, steps[-1], {"loss": rows[0]["loss"]})
 
 
 def _drawn(workload: Workload, keep: int) -> Callable[[int], Examples]:

@@ -71,10 +71,11 @@ def _path(
     line = landscape.path(first["params"], last["params"])
     batch = _examples(workload, seed, dataset, settings["examples"])
     for unit in left:
-        found = list(_evaluate(workload, line, positions[:, None], batch, first, unit["moments"]))
+        values = _evaluate(workload, line, positions[:, None], batch, first, unit["moments"])
+        found = list(session.checked(describe(unit), values))
         row = {"positions": positions.tolist(), **_columns(found), "examples": len(batch.labels)}
         record(session.run, [unit | row], [unit])
-    session.report(describe(left[-1]), 1, 1, {"accuracy": row["accuracy"][-1]})
+    session.tell(describe(left[-1]), 1, 1, {"accuracy": row["accuracy"][-1]})
 
 
 def _surface(
@@ -95,11 +96,12 @@ def _surface(
             continue
         points = [(across, y[unit["block"]]) for unit in left for across in x]
         values = _evaluate(workload, plane, np.array(points), batch, first, moments)
+        values = session.checked(describe(left[0]), values)
         for unit in left:
             found = [next(values) for _ in x]
             record(session.run, [unit | _columns(found)], [unit])
             figures = {"accuracy": max(float(each.accuracy) for each in found)}
-            session.report(describe(unit), unit["block"] + 1, len(y), figures)
+            session.tell(describe(unit), unit["block"] + 1, len(y), figures)
 
 
 def _plane(

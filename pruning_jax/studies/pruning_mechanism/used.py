@@ -14,7 +14,7 @@ from pruning_jax.studies.pruned import Pruned
 from pruning_jax.studies.pruning_mechanism import networks
 from pruning_jax.studies.pruning_mechanism.networks import Group, unit_of
 from pruning_jax.studies.workloads import Workload
-from pruning_jax.types import Batch, Masks
+from pruning_jax.types import Batch
 
 
 def during_training(workload: Workload, seed: int) -> Iterator[Row]:
@@ -69,7 +69,7 @@ def measure(session: Session, group: Group) -> None:
         for number, unit in enumerate(left, 1):
             row = _utilities(session, workload, unit, batch)
             record(session.run, [unit | row], [unit])
-            session.report(describe(unit), number, len(left), {"mean": row["mean"]})
+            session.tell(describe(unit), number, len(left), {"mean": row["mean"]})
         if workload.settings["sizes"]:
             _measure_bands(session, workload, seed, batch)
 
@@ -104,6 +104,7 @@ def _utilities(session: Session, workload: Workload, unit: Row, batch: Batch) ->
     kept = trees.map_selected(lambda leaf, mask: mask, weights, kept)
     key = jax.random.fold_in(workload.keys(unit["seed"]).pruning, 1)
     drawn = utility.random_subsets(key, weights, subsets, ratio=unit["ratio"], among=kept)
+    drawn = session.checked(describe(unit), drawn)
     found = utility.measure(workload.pretraining.apply_fn, variables, drawn, batch)
     alive = int(sum(int(mask.sum()) for mask in jax.tree.leaves(kept)))
     accuracy = np.asarray(found.accuracy)
@@ -126,8 +127,9 @@ def _measure_bands(session: Session, workload: Workload, seed: int, batch: Batch
         return
     variables = networks.load(session, unit_of(workload, seed, network="dense", density=1.0))[0]
     weights = networks.kernels(workload, variables)
-    bands: list[Masks] = utility.magnitude_bands(weights, workload.settings["sizes"]["bands"])
-    found = utility.measure(workload.pretraining.apply_fn, variables, bands, batch)
+    bands = utility.magnitude_bands(weights, workload.settings["sizes"]["bands"])
+    drawn = session.checked(describe(unit), bands)
+    found = utility.measure(workload.pretraining.apply_fn, variables, drawn, batch)
     columns = {
         "utility": jnp.asarray(found.divergence).tolist(),
         "accuracy": jnp.asarray(found.accuracy).tolist(),
