@@ -5,6 +5,8 @@ Command:
 
 Variants: `smoke` (one seed, two sparsities, a few epochs) and `cpu` (the default: 3 seeds).
 
+Sweeps: `seeds` (one run a seed) and `grid` (one a criterion and sparsity, with every seed).
+
 Expected time: under two minutes on two cores.
 Expected outcome: a dense test accuracy of some 97 %; after pruning, magnitude and the loss models
 stay near it at moderate sparsity where random falls to chance; retraining closes most of the gap.
@@ -13,6 +15,7 @@ stay near it at moderate sparsity where random falls to chance; retraining close
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from pruning_jax import sweeps
 from pruning_jax.criteria import WEIGHT_CRITERIA
 
 
@@ -50,3 +53,17 @@ def get_config(variant: str = "cpu") -> ConfigDict:
             },
         }
     )
+
+
+def _seeds(config: ConfigDict) -> sweeps.Sweep:
+    return sweeps.seeds("workload.seeds", config.workload.seeds)
+
+
+def _grid(config: ConfigDict) -> sweeps.Sweep:
+    return sweeps.product(
+        sweeps.seeds("workload.criteria", config.workload.criteria),
+        sweeps.seeds("workload.sparsities", config.workload.sparsities),
+    )
+
+
+SWEEPS = {"seeds": _seeds, "grid": _grid}

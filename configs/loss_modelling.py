@@ -11,6 +11,9 @@ Variants and the time they take:
   paper   the three networks of the paper at its own scale, 5 seeds; for accelerators. No three
           tests on 5 seeds can reach p < .05 under Holm: give 8 `seeds` to decide L1 to L3 and L5.
 
+Sweep: `claims` is one run for each workload. Seeds are not split: step penalties and stages are
+selected on the tuning seeds for all the others, so every run would have to repeat that.
+
 Where the paper's text is silent, or two cores are too few, this was chosen. Step penalties and
 numbers of stages are selected on tuning seeds that no claim counts. Fine-tuning repeats the
 original schedule: for 800 epochs in `paper`, for 200 in `cpu` (6 of 12 for Small Conv). Early
@@ -23,6 +26,8 @@ Expected outcome: right after pruning, on MNIST, loss gaps near the published 2.
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from pruning_jax import sweeps
 
 PENALTIES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
@@ -159,6 +164,15 @@ def get_config(variant: str = "smoke") -> ConfigDict:
     """The study's values for one variant."""
     if variant not in VARIANTS:
         raise ValueError(f"variant is {variant!r}; it must be one of {list(VARIANTS)}")
+    # A ConfigDict each, so that a field of one is no field of another too.
+    workloads = {name: ConfigDict(values) for name, values in VARIANTS[variant]().items()}
     return ConfigDict(
-        {"study": "loss_modelling", "variant": variant, "workloads": VARIANTS[variant]()}
+        {"study": "loss_modelling", "variant": variant, "only": (), "workloads": workloads}
     )
+
+
+def _claims(config: ConfigDict) -> sweeps.Sweep:
+    return sweeps.seeds("only", config.only or config.workloads)
+
+
+SWEEPS = {"claims": _claims}

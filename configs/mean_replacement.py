@@ -23,9 +23,14 @@ Where the paper's text is silent, this was chosen. Its learning rate is that of 
 .01, which drops at step 58,650: no run of 60 epochs gets there (42,180 steps of 64 of 45,000
 images), so it is constant here. There is no weight decay, augmentation or batch normalisation.
 Fine-tuning goes on at that rate with a fresh optimiser. The middle convolution is the second of
-three, the fifth of VGG-11's eight, and the third of AlexNet's five. VGG-11 has no hidden dense
-layer here, so the layer set `firstdense` is left out. AlexNet takes images of any one size; 64x64
-is ours, as data live in memory.
+three, the fifth of VGG-11's eight, and the third of AlexNet's five. In `paper` VGG-11 has a hidden
+dense layer, so that it has a layer set `firstdense` too: the grid of 6 fractions, 8 seeds, 3
+networks and 5 layer sets, 720 settings in all (Table 2 prints a total of 1440), needs one; its 512
+units are our choice. AlexNet takes images of any one size; 64x64 is ours, as data live in memory.
+
+Sweeps: `claims` is one run for each workload and seed. `table2` is one for each of the grid's
+settings, without fine-tuning: in `paper` 720 runs, each of which trains its network again, where
+`claims` measures the same settings with 24 trainings.
 
 Expected outcome: folding the mean cuts the penalty in most settings and for every criterion, more
 at large fractions; absolute scores beat random, raw ones lose to it.
@@ -33,6 +38,8 @@ at large fractions; absolute scores beat random, raw ones lose to it.
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from pruning_jax import sweeps
 
 LAYERS = {
     "all": "all",
@@ -52,6 +59,7 @@ def _workload(**values) -> dict:
         "criteria": ("random", "weight_norm", "rs", "mrs", "abs_rs", "abs_mrs"),
         "fractions": (0.01, 0.05, 0.1, 0.2, 0.5, "one"),
         "layers": dict(LAYERS),
+        "probed": (),  # the names of layer sets; all if empty
         "scoring_examples": 1000,
         "evaluation_examples": 1000,
         "evaluation_splits": ("train", "validation"),
@@ -114,19 +122,15 @@ def _paper() -> dict:
         "training": _training(),
         "fine_tuning": _fine_tuning(probes=(22_500, 32_000, 42_000), fractions=(0.1, 0.2, 0.5)),
     }
-    vgg = {
-        "all": "all",
-        "firstconv": ("params/Conv_0",),
-        "midconv": ("params/Conv_4",),
-        "lastconv": ("params/Conv_7",),
-    }
+    vgg = LAYERS | {"midconv": ("params/Conv_4",), "lastconv": ("params/Conv_7",)}
     return {
         "small_conv_cifar10": _workload(model={"name": "small_conv", "padding": "VALID"}, **whole),
         "medium_conv_cifar10": _workload(
             model={"name": "medium_conv", "padding": "VALID"}, **whole
         ),
         "vgg11_cifar10": _workload(
-            model={"name": "vgg11", "batch_norm": False}, **whole | {"layers": vgg}
+            model={"name": "vgg11", "batch_norm": False, "hidden": (512,)},
+            **whole | {"layers": vgg},
         ),
     }
 
@@ -182,6 +186,40 @@ def get_config(variant: str = "smoke") -> ConfigDict:
     """The study's values for one variant."""
     if variant not in VARIANTS:
         raise ValueError(f"variant is {variant!r}; it must be one of {list(VARIANTS)}")
+    # A ConfigDict each, so that a field of one is no field of another too.
+    workloads = {name: ConfigDict(values) for name, values in VARIANTS[variant]().items()}
     return ConfigDict(
-        {"study": "mean_replacement", "variant": variant, "workloads": VARIANTS[variant]()}
+        {"study": "mean_replacement", "variant": variant, "only": (), "workloads": workloads}
     )
+
+
+def _asked(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
+    return [(name, config.workloads[name]) for name in config.only or config.workloads]
+
+
+def _claims(config: ConfigDict) -> sweeps.Sweep:
+    return sweeps.chain(
+        *(
+            sweeps.product(
+                [{"only": (name,)}], sweeps.seeds(f"workloads.{name}.seeds", workload.seeds)
+            )
+            for name, workload in _asked(config)
+        )
+    )
+
+
+def _table2(config: ConfigDict) -> sweeps.Sweep:
+    return sweeps.chain(
+        *(
+            sweeps.product(
+                [{"only": (name,), f"workloads.{name}.fine_tuning.probes": ()}],
+                sweeps.seeds(f"workloads.{name}.seeds", workload.seeds),
+                sweeps.seeds(f"workloads.{name}.probed", workload.probed or workload.layers),
+                sweeps.seeds(f"workloads.{name}.fractions", workload.fractions),
+            )
+            for name, workload in _asked(config)
+        )
+    )
+
+
+SWEEPS = {"claims": _claims, "table2": _table2}

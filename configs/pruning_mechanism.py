@@ -11,6 +11,9 @@ Variants and the time they take:
   paper  ResNet-20 and Small Conv on the whole of CIFAR-10, 200 epochs, 5 cycles of 200 more; for
          accelerators.
 
+Sweep: `claims` is one run for each workload and seed; planes are drawn of the seeds that the whole
+study draws them of.
+
 The proxies of `cpu`. The paper's ResNet-20 on 50,000 images becomes ResNet-8 with a first
 convolution of stride 2 (16x16 activations) on 4,000, without augmentation, and its 200 epochs
 become 6 of batches of 32; its "vanilla CNN", whose layers we do not know, becomes Small Conv on
@@ -34,6 +37,8 @@ fine-tuning clearly for channels, and by little for weights.
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from pruning_jax import sweeps
 
 
 def _workload(**values) -> dict:
@@ -219,6 +224,25 @@ def get_config(variant: str = "smoke") -> ConfigDict:
     """The study's values for one variant."""
     if variant not in VARIANTS:
         raise ValueError(f"variant is {variant!r}; it must be one of {list(VARIANTS)}")
+    # A ConfigDict each, so that a field of one is no field of another too.
+    workloads = {name: ConfigDict(values) for name, values in VARIANTS[variant]().items()}
     return ConfigDict(
-        {"study": "pruning_mechanism", "variant": variant, "workloads": VARIANTS[variant]()}
+        {"study": "pruning_mechanism", "variant": variant, "only": (), "workloads": workloads}
     )
+
+
+def _claims(config: ConfigDict) -> sweeps.Sweep:
+    runs = []
+    for name in config.only or config.workloads:
+        workload = config.workloads[name]
+        for place, seed in enumerate(workload.seeds):
+            run = {"only": (name,), f"workloads.{name}.seeds": (seed,)}
+            if workload.surfaces and place < workload.surfaces.seeds:
+                run[f"workloads.{name}.surfaces.seeds"] = 1
+            elif workload.surfaces:
+                run[f"workloads.{name}.surfaces"] = {}
+            runs.append(run)
+    return runs
+
+
+SWEEPS = {"claims": _claims}

@@ -10,9 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up: a module imports its own group and the groups above it in this list.
 GROUPS = (
-    {"types", "trees", "choices"},
-    {"losses", "recipes", "replicates"},
-    {"tracing", "units", "data", "selection", "masks", "schedules", "blocks"},
+    {"types", "trees", "choices", "processes"},
+    {"losses", "recipes", "meshes", "replicates"},
+    {"tracing", "units", "data", "selection", "masks", "schedules", "blocks", "sweeps"},
     {"curvature", "criteria", "replacement", "models"},
     {"pruning", "training", "evaluation", "penalties"},
     {"retraining", "analysis"},

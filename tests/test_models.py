@@ -64,6 +64,7 @@ def test_every_model_has_a_small_size_here():
         ("medium_conv", (32, 32, 3), {}, 1_688_458),
         ("vgg11", (32, 32, 3), {}, 9_231_114),
         ("vgg11", (32, 32, 3), {"batch_norm": False}, 9_225_610),
+        ("vgg11", (32, 32, 3), {"hidden": (100,)}, 9_231_114 - 5_130 + 51_300 + 1_010),
         ("resnet", (32, 32, 3), {"depth": 8}, 78_042),
         ("resnet", (32, 32, 3), {"depth": 8, "stem_stride": 2}, 78_042),
         ("resnet", (32, 32, 3), {"depth": 20}, 272_474),
@@ -234,6 +235,7 @@ def test_max_pooling_takes_each_windows_largest(side):
         ("small_conv", {"padding": "valid"}, "valid: VALID, SAME"),
         ("small_conv", {"activation": "none"}, "unknown activation 'none'"),
         ("vgg11", {"widths": (64,)}, "are 1; this network has 8"),
+        ("vgg11", {"hidden": (0,)}, "hold 0; a width is an integer, 1 or more"),
     ],
 )
 def test_what_cannot_be_built_is_refused(name, fields, message):

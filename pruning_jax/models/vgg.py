@@ -6,12 +6,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from pruning_jax.models.layers import (
+    INITIALISATIONS,
     check_widths,
     classifier,
     conv3x3,
     flatten,
     max_pool,
     norm_layer,
+    numbers,
 )
 from pruning_jax.types import Array
 
@@ -31,16 +33,19 @@ class VGG11(nn.Module):
       classes: width of the output.
       widths: channels of the eight convolutions.
       batch_norm: whether to normalise between convolution and activation.
+      hidden: units of dense layers with ReLU before the output layer; by default there is none.
       dtype: of the parameters and of the arithmetic.
     """
 
     classes: int
     widths: tuple[int, ...] = (64, 128, 256, 256, 512, 512, 512, 512)
     batch_norm: bool = True
+    hidden: tuple[int, ...] = ()
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
         check_widths(self.widths, len(_POOLED))
+        check_widths(self.hidden)
         super().__post_init__()
 
     @nn.compact
@@ -52,4 +57,9 @@ class VGG11(nn.Module):
             hidden = conv(width)(hidden)
             hidden = nn.relu(norm()(hidden) if self.batch_norm else hidden)
             hidden = max_pool(hidden) if pooled else hidden
-        return classifier(self.classes, self.dtype)(flatten(hidden, self.dtype))
+        hidden = flatten(hidden, self.dtype)
+        kernel_init = INITIALISATIONS["kaiming_normal"]
+        for width in self.hidden:
+            dense = nn.Dense(width, kernel_init=kernel_init, **numbers(self.dtype))
+            hidden = nn.relu(dense(hidden))
+        return classifier(self.classes, self.dtype)(hidden)
