@@ -1,7 +1,8 @@
 """Every benchmark, one after another: `python -m benchmarks`."""
 
 from benchmarks import ggn, landscape, selection, training, units
+from benchmarks.growth import command as growth
 
-for benchmark in (ggn, training, selection, units, landscape):
+for benchmark in (ggn, training, selection, units, landscape, growth):
     benchmark.main()
     print()

@@ -7,17 +7,21 @@ from collections.abc import Callable, Mapping
 import jax
 
 
-def in_turns(sides: Mapping[str, Callable], runs: int = 9) -> dict[str, list[float]]:
+def in_turns(
+    sides: Mapping[str, Callable], runs: int = 9, *, settle: bool = True
+) -> dict[str, list[float]]:
     """Milliseconds of every run of every side.
 
     In each turn a side waits until the threads of the side before have stopped spinning, runs once
-    untimed, and is timed.
+    untimed, and is timed; without `settle` it is only timed, as will do where all sides run the
+    same code.
     """
     times: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(runs):
         for side, run in sides.items():
-            time.sleep(0.3)
-            jax.block_until_ready(run())
+            if settle:
+                time.sleep(0.3)
+                jax.block_until_ready(run())
             start = time.perf_counter()
             jax.block_until_ready(run())
             times[side].append(1e3 * (time.perf_counter() - start))
