@@ -14,8 +14,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from launch import sweeping
 from launch.overrides import parse
+from launch.sweeping import actions
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The study's config.")
 SWEEP = flags.DEFINE_string("sweep", None, "One of the config file's SWEEPS.")
@@ -33,11 +33,11 @@ def main(arguments: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     stopping = threading.Event()
     try:
-        action = sweeping.find(arguments[1:])
-        if action is sweeping.run:
+        action = actions.find(arguments[1:])
+        if action is actions.run:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stopping.set())
-        options = sweeping.Options(
+        options = actions.Options(
             folder=Path(FOLDER.value).absolute(),
             file=flags.FLAGS["config"].config_filename if CONFIG.value is not None else None,
             config=CONFIG.value,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from launch import folders
+from launch.sweeping import folders
 from pruning_jax.results import records, status
 
 ROOT = Path(__file__).resolve().parents[1]

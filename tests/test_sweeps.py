@@ -16,7 +16,8 @@ import pytest
 import submitit  # noqa: F401  (it sets up logging, which within a test would close pytest's streams)
 
 from configs import digits, loss_modelling, mean_replacement, pruning_mechanism
-from launch import commands, folders, gathering, overrides, slurm, sweeping, tasks
+from launch import overrides
+from launch.sweeping import actions, commands, folders, gathering, slurm, tasks
 from pruning_jax import results, studies, sweeps
 from pruning_jax.results import locks, records, status
 from pruning_jax.studies.mean_replacement import grid
@@ -42,7 +43,7 @@ def tiny(**changes):
 
 def options(folder, **changes):
     given = {"folder": folder, "file": FILE, "config": tiny(), "sweep": "seeds"}
-    return sweeping.Options(**given | changes)
+    return actions.Options(**given | changes)
 
 
 # The combinators.
@@ -252,7 +253,7 @@ def test_only_names_workloads_there_are(only, message):
 def ran(tmp_path_factory):
     """The folder of a sweep over two seeds, and the directory of one run of both."""
     folder, whole = tmp_path_factory.mktemp("sweep"), tmp_path_factory.mktemp("whole")
-    assert sweeping.run(options(folder), threading.Event()) == 0
+    assert actions.run(options(folder), threading.Event()) == 0
     config, study = tiny().to_dict(), studies.find("comparison")
     with results.open_run(whole, config, study="comparison") as run:
         study.run(study.build(config), Session(run, lambda *_: None))
@@ -286,7 +287,7 @@ def test_gathered_rows_are_those_of_one_run_to_the_bit(ran):
 def test_what_is_finished_is_left_alone(ran, capsys):
     folder, _ = ran
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert sweeping.run(options(folder), threading.Event()) == 0
+    assert actions.run(options(folder), threading.Event()) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert "2 runs: 2 finished" in capsys.readouterr().out
 
@@ -295,7 +296,7 @@ def test_gathering_goes_on_without_what_is_not_finished(ran, tmp_path, capsys):
     folder = shutil.copytree(ran[0], tmp_path / "sweep")
     first, second = (run["name"] for run in folders.read(folder)["runs"])
     status.write(folder / "runs" / first, "stopped")
-    assert sweeping.gather(options(folder), threading.Event()) == 0
+    assert actions.gather(options(folder), threading.Event()) == 0
     told = capsys.readouterr().out
     assert f"without 1 unfinished runs: {first}" in told and "magnitude (1)" in told
     assert lines(folder / "gathered/results.jsonl") == lines(
@@ -303,12 +304,12 @@ def test_gathering_goes_on_without_what_is_not_finished(ran, tmp_path, capsys):
     )
     status.write(folder / "runs" / second, "failed", "because")
     with pytest.raises(ValueError, match="no run"):
-        sweeping.gather(options(folder), threading.Event())
+        actions.gather(options(folder), threading.Event())
 
 
 def test_the_status_view_names_every_run(ran, capsys):
     folder, _ = ran
-    assert sweeping.show(sweeping.Options(folder), threading.Event()) == 0
+    assert actions.show(actions.Options(folder), threading.Event()) == 0
     told = capsys.readouterr().out
     for run in folders.read(folder)["runs"]:
         (line,) = [line for line in told.splitlines() if line.startswith(run["name"])]
@@ -379,7 +380,7 @@ def stood_in(tmp_path, monkeypatch):
     monkeypatch.setattr(
         commands.Job, "command", lambda job: [sys.executable, "-c", STAND_IN, *words(job)]
     )
-    monkeypatch.setattr(sweeping, "gather", lambda options, _: gathered.append(options.folder))
+    monkeypatch.setattr(actions, "gather", lambda options, _: gathered.append(options.folder))
     folder = tmp_path / "sweep"
     folder.mkdir()
     return folder, gathered
@@ -417,17 +418,17 @@ def test_failed_runs_are_listed_with_their_errors_and_retried_on_request(stood_i
     folder, gathered = stood_in
     first, second = names()
     begin(folder, **{first: "fail", second: "refuse"})
-    assert sweeping.run(options(folder), threading.Event()) == 1
+    assert actions.run(options(folder), threading.Event()) == 1
     told = {first: ("failed", "no luck"), second: ("failed", "the dataset is not here")}
     assert states(folder) == told
     assert "no luck" in capsys.readouterr().out
-    assert sweeping.run(options(folder), threading.Event()) == 1
+    assert actions.run(options(folder), threading.Event()) == 1
     assert sorted(lines(folder / "starts")) == sorted([first, second])
     begin(folder, **{first: "finish", second: "fail"})
-    assert sweeping.run(options(folder, retry=True), threading.Event()) == 1
+    assert actions.run(options(folder, retry=True), threading.Event()) == 1
     assert states(folder) == {first: ("finished", None), second: ("failed", "no luck")}
     begin(folder, **{second: "finish"})
-    assert sweeping.run(options(folder, retry=True), threading.Event()) == 0
+    assert actions.run(options(folder, retry=True), threading.Event()) == 0
     assert lines(folder / "starts").count(first) == 2 and gathered == [folder]
 
 
@@ -435,10 +436,10 @@ def test_a_dead_run_is_started_again_and_a_finished_one_is_not(stood_in):
     folder, gathered = stood_in
     first, second = names()
     begin(folder, **{first: "die"})
-    assert sweeping.run(options(folder), threading.Event()) == commands.STOPPED
+    assert actions.run(options(folder), threading.Event()) == commands.STOPPED
     assert states(folder) == {first: ("dead", None), second: ("finished", None)}
     begin(folder, **{first: "finish"})
-    assert sweeping.run(options(folder), threading.Event()) == 0
+    assert actions.run(options(folder), threading.Event()) == 0
     assert lines(folder / "starts").count(first) == 2
     assert lines(folder / "starts").count(second) == 1 and gathered == [folder]
 
@@ -455,14 +456,15 @@ def test_a_run_that_another_process_goes_on_with_is_waited_for(stood_in):
         os.close(lock)
 
     threading.Timer(0.5, end).start()
-    assert sweeping.run(options(folder), threading.Event()) == 0
+    assert actions.run(options(folder), threading.Event()) == 0
     assert lines(folder / "starts") == [second]
 
 
 CLI = f"""
 import sys
 from absl import app, flags
-from launch import commands, sweep
+from launch import sweep
+from launch.sweeping import commands
 stand_in = {STAND_IN!r}
 commands.Job.command = lambda job: [sys.executable, "-c", stand_in, f"--workdir={{job.workdir}}"]
 flags.FLAGS.set_gnu_getopt(True)
@@ -516,14 +518,14 @@ def test_a_sweep_that_is_asked_to_end_ends_its_runs_first(tmp_path):
 )
 def test_what_cannot_be_run_is_refused_and_nothing_is_written(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        sweeping.run(options(tmp_path / "sweep", **changes), threading.Event())
+        actions.run(options(tmp_path / "sweep", **changes), threading.Event())
     assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize(("given", "message"), [(["rum"], "'run'"), (["run", "x"], "'x'")])
 def test_an_unknown_action_is_refused_with_those_there_are(given, message):
     with pytest.raises(ValueError, match=message):
-        sweeping.find(given)
+        actions.find(given)
 
 
 def test_a_folder_of_another_sweep_is_refused_naming_what_differs(stood_in):
@@ -532,21 +534,21 @@ def test_a_folder_of_another_sweep_is_refused_naming_what_differs(stood_in):
     before = (folder / "sweep.json").read_bytes()
     other = options(folder, config=tiny(**{"workload.stages": 3}))
     with pytest.raises(ValueError, match="config.workload.stages is 1 there, 3 now"):
-        sweeping.run(other, threading.Event())
+        actions.run(other, threading.Event())
     fewer = options(folder, sweep="grid")
     with pytest.raises(ValueError, match=f"run {names()[0]} is workload.seeds=.1,. there, absent"):
-        sweeping.run(fewer, threading.Event())
+        actions.run(fewer, threading.Event())
     assert (folder / "sweep.json").read_bytes() == before and not (folder / "runs").exists()
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(ValueError, match="'thesis.tex' and no sweep.json"):
-        sweeping.run(options(tmp_path), threading.Event())
+        actions.run(options(tmp_path), threading.Event())
     with pytest.raises(OSError, match="a file"):
-        sweeping.run(options(tmp_path / "thesis.tex"), threading.Event())
+        actions.run(options(tmp_path / "thesis.tex"), threading.Event())
     with pytest.raises(FileNotFoundError, match="no sweep"):
-        sweeping.show(options(tmp_path), threading.Event())
+        actions.show(options(tmp_path), threading.Event())
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
@@ -574,18 +576,18 @@ def test_a_sweep_is_submitted_as_one_array_and_not_twice(commands_of_slurm, tmp_
     folder, given = tmp_path / "sweep", "partition=main,timeout_min=30,gpus_per_node=1"
     asked = options(folder, on="slurm", slurm=given)
     (commands_of_slurm / "queue").write_text("7_0\n7_1\n8_0\n")
-    assert sweeping.run(asked, threading.Event()) == commands.STOPPED
+    assert actions.run(asked, threading.Event()) == commands.STOPPED
     assert "2 runs: 2 queued" in capsys.readouterr().out
     batch = (commands_of_slurm / "batch").read_text()
     for line in ("array=0-1%2", "partition=main", "time=30", "gpus-per-node=1", "requeue"):
         assert f"#SBATCH --{line}\n" in batch
     (commands_of_slurm / "batch").unlink()
-    assert sweeping.run(asked, threading.Event()) == commands.STOPPED
+    assert actions.run(asked, threading.Event()) == commands.STOPPED
     assert not (commands_of_slurm / "batch").exists()
     (commands_of_slurm / "queue").write_text("7_1\n")
     assert slurm.queued(folder) == {names()[1]}
     status.write(folder / "runs" / names()[1], "finished")
-    sweeping.run(asked, threading.Event())
+    actions.run(asked, threading.Event())
     assert "#SBATCH --array" not in (commands_of_slurm / "batch").read_text()
     assert folders.read(folder)["runs"][0]["name"] == names()[0]
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from launch import commands, display, folders, gathering, local, overrides, slurm
+from launch import display, overrides
+from launch.sweeping import commands, folders, gathering, local, slurm
 from pruning_jax import choices, sweeps
 from pruning_jax.results import status
 

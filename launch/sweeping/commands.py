@@ -18,7 +18,7 @@ from launch.stopping import STOPPED
 from pruning_jax import sweeps
 from pruning_jax.results import status
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 FINISHED = 0
 

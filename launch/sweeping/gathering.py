@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from launch.folders import Record, tupled
+from launch.sweeping.folders import Record, tupled
 from pruning_jax import results, studies
 from pruning_jax.results import records, status
 from pruning_jax.studies.phases import Session, describe

@@ -4,8 +4,8 @@ import concurrent.futures
 import threading
 from collections.abc import Callable, Mapping
 
-from launch import commands
-from launch.commands import Job
+from launch.sweeping import commands
+from launch.sweeping.commands import Job
 from pruning_jax.results import status
 
 _SECONDS_BETWEEN_LOOKS = 1.0

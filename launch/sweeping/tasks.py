@@ -34,7 +34,7 @@ class Task(NamedTuple):
 
         for number in (warning, signal.SIGTERM):
             signal.signal(number, stop)
-        from launch import commands
+        from launch.sweeping import commands
 
         code = commands.execute(commands.Job(*self.job), stopping)
         ended = code == commands.FINISHED or 0 < code != commands.STOPPED

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from launch import commands
-from launch.commands import Job
-from launch.tasks import Task
+from launch.sweeping import commands
+from launch.sweeping.commands import Job
+from launch.sweeping.tasks import Task
 from pruning_jax.results import records
 
 ARRAY = 1000
