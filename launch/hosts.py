@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import jax
 
+from pruning_jax import processes
+
 JOIN_SECONDS = 300
 DEAD_AFTER_SECONDS = 30
 
@@ -90,7 +92,9 @@ def joined(environment: Mapping[str, str], seconds: float = JOIN_SECONDS) -> Ite
             _leave(error.code)
         raise
     except jax.errors.JaxRuntimeError as error:
-        _leave(f"error: process {job.process}: another process of the job has ended: {error}")
+        if processes.is_lost(error):
+            _leave(f"error: process {job.process}: another process of the job has ended: {error}")
+        _leave(traceback.format_exc())
     except BaseException:
         _leave(traceback.format_exc())
 
@@ -99,6 +103,8 @@ def _join(job: Job, seconds: float) -> None:
     late = threading.Timer(seconds, _give_up, [job, seconds])
     late.daemon = True
     late.start()
+    # Signals are for `stopping`, which asks all processes.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         job.address,
         job.processes,

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         sys.exit(f"error: unknown argument {arguments[1]!r}; use --config.FIELD=VALUE")
     try:
-        with hosts.joined(os.environ), stopping.requested() as asked:
+        with stopping.requested() as asked, hosts.joined(os.environ):
             _run(asked)
     except ValueError as error:
         sys.exit(f"error: {error}")
@@ -39,10 +39,12 @@ def main(arguments: list[str]) -> None:
 def _run(asked: Callable[[], bool]) -> None:
     try:
         config = CONFIG.value.to_dict()
+        mesh = {"devices": DEVICES.value, "replicates": REPLICATES.value}
+        versions = results.environment.versions()
+        processes.require_same(config=config, workdir=WORKDIR.value, mesh=mesh, versions=versions)
         study = studies.find(config["study"])
-        mesh = meshes.make(DEVICES.value, REPLICATES.value)
         report = display.reporter(sys.stderr if processes.is_first() else None)
-        with meshes.use(mesh):
+        with meshes.use(meshes.make(**mesh)):
             plan = study.build(config)
             opened = results.open_run(WORKDIR.value, config, study=config["study"])
             with opened as run, _told(run.path):
@@ -52,7 +54,9 @@ def _run(asked: Callable[[], bool]) -> None:
             print(f"stopped after {stop}; the same command continues", file=sys.stderr)
         sys.exit(stopping.STOPPED)
     except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}" if error.filename else str(error))
+        sys.exit(
+            f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}"
+        )
     except (ValueError, FloatingPointError, processes.OtherProcessError) as error:
         sys.exit(f"error: {error}")
 

@@ -1,5 +1,6 @@
 """Configs and command lines: what overrides say, what is wrong with them, and the way back."""
 
+import copy
 import importlib.util
 import sys
 from collections.abc import Iterable
@@ -63,10 +64,11 @@ def load(file: str) -> tuple[ModuleType, ConfigDict]:
     return module, module.get_config(*variant)
 
 
-def parsed(file: str, changes: list[str]) -> ConfigDict:
-    """The config that a program called with ``--config=FILE`` and the overrides `changes` sees."""
+def parsed(before: ConfigDict, changes: list[str]) -> ConfigDict:
+    """What a program makes of a config file's config and of the overrides of its command line."""
     values, line = flags.FlagValues(), ["program", *changes]
-    config_flags.DEFINE_config_dict("config", load(file)[1], flag_values=values, sys_argv=line)
+    own = copy.deepcopy(before)
+    config_flags.DEFINE_config_dict("config", own, flag_values=values, sys_argv=line)
     values(line)
     return values.config
 

@@ -6,6 +6,7 @@ ACTION is `run` (the default), which starts what is not finished, and gathers on
 `status`, which shows how every run stands; or `gather`. The last two need the folder alone.
 """
 
+import functools
 import signal
 import sys
 import threading
@@ -36,10 +37,10 @@ def main(arguments: list[str]) -> int:
         action = actions.find(arguments[1:])
         if action is actions.run:
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: stopping.set())
+                signal.signal(number, functools.partial(_stop, stopping))
         options = actions.Options(
             folder=Path(FOLDER.value).absolute(),
-            file=flags.FLAGS["config"].config_filename if CONFIG.value is not None else None,
+            file=_absolute(flags.FLAGS["config"].config_filename) if CONFIG.value else None,
             config=CONFIG.value,
             sweep=SWEEP.value,
             on=ON.value,
@@ -53,6 +54,18 @@ def main(arguments: list[str]) -> int:
         sys.exit(f"error: {what}")
     except ValueError as error:
         sys.exit(f"error: {error}")
+
+
+def _stop(stopping: threading.Event, number: int, _: object) -> None:
+    """Asks the runs to end, the first time; the second ends this process."""
+    stopping.set()
+    signal.signal(number, signal.SIG_DFL)
+
+
+def _absolute(file: str) -> str:
+    """A config file as every run finds it, wherever it runs: ``PATH[:VARIANT]``."""
+    path, *variant = file.split(":", 1)
+    return ":".join([str(Path(path).absolute()), *variant])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import collections
 import functools
 import itertools
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,28 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from pruning_jax import meshes, processes, replicates
+from pruning_jax import choices, meshes, processes, replicates
 from pruning_jax.types import PyTree
 
 _AXES = (meshes.REPLICATES, meshes.BATCH)
 _FREE_SHARE = 0.5
 _CHUNK = {"cpu": 100}
 _CHUNK_ELSEWHERE = 1_000
-
-
-def whole(name: str, value: object, what: str) -> int:
-    """A number of things, 1 or more.
-
-    Raises:
-      ValueError: it is no integer, or below 1; the message has its name and what it counts.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise ValueError(f"{name} is {value!r}; it must be an integer, 1 {what} or more") from error
-    if number < 1:
-        raise ValueError(f"{name} is {number}; it must be 1 {what} or more")
-    return number
 
 
 def split(examples: PyTree, chunk: int | None = None) -> list[PyTree]:
@@ -51,7 +35,7 @@ def split(examples: PyTree, chunk: int | None = None) -> list[PyTree]:
         below 1.
     """
     chunk = _CHUNK.get(jax.default_backend(), _CHUNK_ELSEWHERE) if chunk is None else chunk
-    chunk = whole("chunk", chunk, "example")
+    chunk = choices.whole("chunk", chunk, "example")
     lengths = sorted({leaf.shape[0] for leaf in jax.tree.leaves(examples)})
     if len(lengths) != 1 or not lengths[0]:
         raise ValueError(f"the leaves have {lengths} examples; give 1 or more, the same for all")
@@ -99,27 +83,32 @@ def sums(
     """
     if not chunks:
         raise ValueError("chunks is empty; give at least one chunk of examples")
-    size = None if size is None else whole("size", size, "point")
-    return _sums(function, iter(points), shared, chunks, size)
+    size = None if size is None else choices.whole("size", size, "point")
+    return _sums(function, iter(points), shared, chunks, size, meshes.current())
 
 
 def _sums(
-    function: Callable, points: Iterator, shared: PyTree, chunks: list[PyTree], size: int | None
+    function: Callable,
+    points: Iterator,
+    shared: PyTree,
+    chunks: list[PyTree],
+    size: int | None,
+    mesh: Mesh,
 ) -> Iterator[PyTree]:
     first = next(points, None)
     if first is None:
         return
-    points, mesh = itertools.chain([first], points), meshes.current()
-    shared = meshes.put(shared)
+    points = itertools.chain([first], points)
+    shared = meshes.put(shared, mesh)
     if jax.default_backend() != "cpu":
-        chunks = meshes.put(chunks)
+        chunks = meshes.put(chunks, mesh)
     if size is None:
         size = _default_size(function, first, shared, chunks[0], mesh)
     block = list(itertools.islice(points, max(size, mesh.size)))
     local = -(-len(block) // mesh.size)
     blocks = itertools.chain([block], _batched(points, local * mesh.size))
     program = _program(function, local, mesh)
-    calls = _calls(program, blocks, _shapes(first), shared, chunks, local * mesh.size)
+    calls = _calls(program, blocks, _shapes(first), shared, chunks, local * mesh.size, mesh)
     del first, block  # held by the iterators as long as they are needed
     pending: collections.deque = collections.deque()
     ahead = 1 if jax.default_backend() == "cpu" else len(chunks)
@@ -149,10 +138,11 @@ def _calls(
     shared: PyTree,
     chunks: list[PyTree],
     size: int,
+    mesh: Mesh,
 ) -> Iterator[tuple[int, bool, PyTree]]:
     """Dispatches a block's chunks one by one: its points, whether it is the last, its sums."""
     for block in blocks:
-        stacked = _stacked(block, shapes, size)
+        stacked = _stacked(block, shapes, size, mesh)
         for number, chunk in enumerate(chunks):
             yield len(block), number + 1 == len(chunks), program(stacked, shared, chunk)
 
@@ -163,7 +153,7 @@ def _shapes(point: PyTree) -> tuple[Any, list]:
     return structure, [np.shape(leaf) for leaf in leaves]
 
 
-def _stacked(block: list[PyTree], shapes: tuple, size: int) -> PyTree:
+def _stacked(block: list[PyTree], shapes: tuple, size: int, mesh: Mesh) -> PyTree:
     """The points of a block on a leading axis over all devices, the last repeated up to `size`."""
     for point in block:
         if _shapes(point) != shapes:
@@ -177,7 +167,7 @@ def _stacked(block: list[PyTree], shapes: tuple, size: int) -> PyTree:
         on_host = not any(isinstance(leaf, jax.Array) for leaf in leaves)
         return (np if on_host else jnp).stack(leaves)
 
-    return meshes.put(jax.tree.map(stack, *block), *_AXES)
+    return meshes.put(jax.tree.map(stack, *block), mesh, *_AXES)
 
 
 @functools.lru_cache(maxsize=64)
@@ -209,7 +199,7 @@ def _default_size(
     if mesh.devices.flat[0].platform == "cpu":
         return mesh.size
     stats = [device.memory_stats() for device in mesh.local_devices]
-    stacked = _stacked([point], _shapes(point), mesh.size)
+    stacked = _stacked([point], _shapes(point), mesh.size, mesh)
     leaves, structure = jax.tree.flatten((stacked, shared, chunk))
     one = _bytes(function, mesh, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
     if one is None or not all(stats):

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import operator
 from collections.abc import Iterable
 
 import numpy as np
@@ -41,3 +42,18 @@ def check_sparsity(sparsity: object) -> float:
             f"sparsity is {value}; it is the share of weights to remove, in [0, 1]{nearest}"
         )
     return value
+
+
+def whole(name: str, value: object, what: str) -> int:
+    """A number of things, 1 or more.
+
+    Raises:
+      ValueError: it is no integer, or below 1; the message has its name and what it counts.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{name} is {value!r}; it must be an integer, 1 {what} or more") from error
+    if number < 1:
+        raise ValueError(f"{name} is {number}; it must be 1 {what} or more")
+    return number

@@ -28,7 +28,7 @@ def correct(logits: Array, labels: Array) -> Array:
 @functools.lru_cache(maxsize=64)
 def _sums(apply_fn: ApplyFn, loss: losses.Loss, count: int = 0, mesh: Mesh | None = None):
     def sums(variables, batch):
-        batch = meshes.split(batch, mesh)
+        batch = meshes.share(batch, mesh)
         logits = apply_fn(variables, batch.inputs)
         return loss.value(logits, batch.labels).sum(), correct(logits, batch.labels).sum()
 
@@ -43,6 +43,7 @@ def evaluate(
     loss: losses.Loss = losses.cross_entropy,
     chunk: int = 2_000,
     replicated: bool = False,
+    mesh: Mesh | None = None,
 ) -> Metrics:
     """The mean loss and accuracy over all of `batch`.
 
@@ -54,6 +55,7 @@ def evaluate(
       chunk: examples in memory at once; the means do not depend on it beyond rounding.
       replicated: whether the leaves of `variables` and `batch` have a leading replicate axis, and
         so the metrics.
+      mesh: whose devices share replicates and their examples; by default the one in use.
     """
     axis = int(replicated)
     examples = batch.labels.shape[axis]
@@ -61,8 +63,9 @@ def evaluate(
         raise ValueError("the batch has 0 examples; a mean needs at least 1")
     sums, count = _sums(apply_fn, loss), batch.labels.shape[0]
     if replicated:
-        variables, batch = replicates.place((variables, batch))
-        sums = _sums(apply_fn, loss, batch.labels.shape[0], meshes.current())
+        mesh = meshes.current() if mesh is None else mesh
+        variables, batch = replicates.place((variables, batch), mesh)
+        sums = _sums(apply_fn, loss, batch.labels.shape[0], mesh)
     totals = 0.0
     for first in range(0, examples, chunk):
         place = (slice(None),) * axis + (slice(first, first + chunk),)

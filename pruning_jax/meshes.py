@@ -2,13 +2,13 @@
 
 A mesh has two axes. Replicates of an experiment lie along `REPLICATES`; the examples of each
 replicate's batch along `BATCH`; and what has an axis of its own, such as the points of a landscape,
-along both. A result does not depend on the mesh, beyond rounding where a batch is split.
+along both. A result does not depend on the mesh beyond rounding. Nor do its bits, unless a batch is
+shared or a device has several replicates at once.
 """
 
 import contextlib
 import contextvars
 import functools
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from pruning_jax import processes
+from pruning_jax import choices, processes
 from pruning_jax.types import PyTree
 
 REPLICATES = "replicates"
@@ -38,7 +38,7 @@ def make(devices: int | None = None, replicates: int | None = None) -> Mesh:
       ValueError: more devices than there are, or another number that the mesh cannot have.
     """
     there, hosts = len(jax.devices()), jax.process_count()
-    count = there if devices is None else _whole("devices", devices)
+    count = there if devices is None else choices.whole("devices", devices, "device")
     if count > there:
         kind = f"{there} {jax.devices()[0].platform} device{'s' * (there > 1)}"
         more = "; JAX_NUM_CPU_DEVICES sets how many a CPU has" * ("cpu" in kind)
@@ -48,7 +48,7 @@ def make(devices: int | None = None, replicates: int | None = None) -> Mesh:
             f"devices is {count}, which the {hosts} processes of the job do not divide; give a "
             f"multiple of {hosts}"
         )
-    across = count if replicates is None else _whole("replicates", replicates)
+    across = count if replicates is None else choices.whole("replicates", replicates, "replicate")
     if count % across:
         divisors = [number for number in range(1, count + 1) if count % number == 0]
         raise ValueError(
@@ -66,7 +66,10 @@ def make(devices: int | None = None, replicates: int | None = None) -> Mesh:
 
 @contextlib.contextmanager
 def use(mesh: Mesh) -> Iterator[None]:
-    """Runs everything within on `mesh`, of `make`."""
+    """Runs everything within on `mesh`, of `make`.
+
+    In a generator, do not yield within: what draws from it would run on the mesh too.
+    """
     token = _current.set(mesh)
     try:
         yield
@@ -84,22 +87,23 @@ def _everything() -> Mesh:
     return make()
 
 
-def put(tree: PyTree, *axes: str) -> PyTree:
-    """Arrays on the devices of the mesh in use.
+def put(tree: PyTree, mesh: Mesh, *axes: str) -> PyTree:
+    """Arrays on the devices of a mesh.
 
     Args:
       tree: arrays, the same on every process of the job.
+      mesh: where to.
       axes: of the mesh, over which every leaf's first axis is split; its length must be a multiple
         of their devices. Without any, every device has all of it.
     """
-    sharding = NamedSharding(current(), PartitionSpec(axes) if axes else PartitionSpec())
+    sharding = NamedSharding(mesh, PartitionSpec(axes) if axes else PartitionSpec())
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
     return jax.tree.map(functools.partial(_put, sharding), tree)
 
 
-def split(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """Splits a batch's examples over the devices that share it, in a function of one replicate.
+def share(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Lets devices share a batch's examples, in a function of one replicate.
 
     XLA pads what does not divide and masks the padding, so every number of examples will do.
     """
@@ -117,13 +121,3 @@ def _put(sharding: NamedSharding, leaf: Any) -> jax.Array:
         return leaf
     host = processes.fetch(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: np.asarray(host[index]))
-
-
-def _whole(name: str, value: object) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise ValueError(f"{name} is {value!r}; it must be an integer, 1 or more") from error
-    if number < 1:
-        raise ValueError(f"{name} is {number}; it must be 1 or more")
-    return number

@@ -5,6 +5,7 @@ program and call everything here at the same points; in a job of one process not
 """
 
 import functools
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from jax.experimental import multihost_utils
 from pruning_jax.types import PyTree
 
 _MESSAGE_BYTES = 2_000
+_OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "FAILED_PRECONDITION")
 
 
 class OtherProcessError(RuntimeError):
@@ -28,8 +30,12 @@ def is_first() -> bool:
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether an error is one of JAX in a job of several processes: most likely another died."""
-    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
+    """Whether an error says that another process of the job does not answer: it may have died.
+
+    Other errors of JAX, such as memory that is exhausted, are this process's own.
+    """
+    several = jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
+    return several and not str(error).startswith(_OWN)
 
 
 def agree(value: bool) -> bool:
@@ -37,6 +43,25 @@ def agree(value: bool) -> bool:
     if jax.process_count() == 1:
         return bool(value)
     return bool(np.any(multihost_utils.process_allgather(np.asarray(bool(value)))))
+
+
+def require_same(**values: Any) -> None:
+    """Checks that all processes of the job have come here with the same values.
+
+    Raises:
+      ValueError: on all of them, if not; names those that differ.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = [hashlib.sha256(repr(value).encode()).digest() for value in values.values()]
+    own = np.frombuffer(b"".join(digests), np.uint8).reshape(len(values), -1)
+    equal = (multihost_utils.process_allgather(own) == own).all(axis=(0, 2))
+    differing = [name for name, same in zip(values, equal, strict=True) if not same]
+    if differing:
+        raise ValueError(
+            f"the processes of the job differ in {', '.join(differing)}; start all of them with "
+            "the same command and packages, on a disk that they share"
+        )
 
 
 def together(action: Callable[[], Any]) -> Any:

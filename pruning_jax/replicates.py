@@ -59,16 +59,15 @@ def groups(items: list, backend: str | None = None) -> list[list]:
     return [list(items[first : first + size]) for first in range(0, len(items), size)]
 
 
-def place(tree: PyTree) -> PyTree:
-    """Replicates on the devices of the mesh in use, the last repeated to fill every slot."""
-    mesh = meshes.current()
+def place(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Replicates on the devices of a mesh, the last repeated to fill every slot."""
     count = jax.tree.leaves(tree)[0].shape[0]
     missing = -count % slots(mesh)
     if missing:
         tree = jax.tree.map(
             lambda leaf: jnp.concatenate([leaf, jnp.stack([leaf[-1]] * missing)]), tree
         )
-    return meshes.put(tree, meshes.REPLICATES)
+    return meshes.put(tree, mesh, meshes.REPLICATES)
 
 
 def trim(tree: PyTree, count: int) -> PyTree:

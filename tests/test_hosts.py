@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from launch import hosts
-from pruning_jax import checkpointing, results
+from pruning_jax import checkpointing, processes, results
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -99,17 +100,20 @@ with hosts.joined({own(address, "2", str(process))}, seconds=1):
     assert "Traceback" not in ended.stderr
 
 
-def start(workdir: pathlib.Path, *, processes: int) -> list[subprocess.Popen]:
-    """The processes of one job, of two devices each."""
+def start(
+    workdir: pathlib.Path, *, count: int, last: tuple[str, ...] = ()
+) -> list[subprocess.Popen]:
+    """The processes of one job, of two devices each; `last` is for the last one alone."""
     port = free_port()
     started = []
-    for process in range(processes):
-        environment = os.environ | own(f"localhost:{port}", str(processes), str(process))
+    for process in range(count):
+        environment = os.environ | own(f"localhost:{port}", str(count), str(process))
         environment["JAX_NUM_CPU_DEVICES"] = "2"
+        more = last if process == count - 1 else ()
         with open(workdir.with_suffix(f".{process}"), "w") as log:
             started.append(
                 subprocess.Popen(
-                    [sys.executable, "-c", EAGER, *CONFIG, f"--workdir={workdir}"],
+                    [sys.executable, "-c", EAGER, *CONFIG, f"--workdir={workdir}", *more],
                     cwd=ROOT,
                     env=environment,
                     stdout=log,
@@ -119,8 +123,8 @@ def start(workdir: pathlib.Path, *, processes: int) -> list[subprocess.Popen]:
     return started
 
 
-def finish(workdir: pathlib.Path, *, processes: int) -> None:
-    for process, one in enumerate(start(workdir, processes=processes)):
+def finish(workdir: pathlib.Path, *, count: int) -> None:
+    for process, one in enumerate(start(workdir, count=count)):
         assert one.wait(timeout=200) == 0, workdir.with_suffix(f".{process}").read_text()
 
 
@@ -137,8 +141,8 @@ def wait_for(workdir: pathlib.Path, records: int) -> None:
 
 def test_two_processes_give_the_result_of_one_through_the_death_of_each(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    finish(one, processes=1)
-    job = start(two, processes=2)
+    finish(one, count=1)
+    job = start(two, count=2)
     for dies, records in [(1, 6), (0, 18)]:
         wait_for(two, records)
         job[dies].kill()
@@ -149,8 +153,8 @@ def test_two_processes_give_the_result_of_one_through_the_death_of_each(tmp_path
         assert "another" in two.with_suffix(f".{1 - dies}").read_text()
         assert list((two / "checkpoints" / "training").rglob("CHECKSUMS.json"))
         if dies == 1:
-            job = start(two, processes=2)
-    finish(two, processes=2)
+            job = start(two, count=2)
+    finish(two, count=2)
     assert (two / "results.jsonl").read_text() == (one / "results.jsonl").read_text()
     found, wanted = (sorted(map(str, results.read(path).metrics)) for path in (two, one))
     assert found == wanted
@@ -159,3 +163,31 @@ def test_two_processes_give_the_result_of_one_through_the_death_of_each(tmp_path
         np.testing.assert_equal(checkpointing.load(two / place), checkpointing.load(path))
     assert len(results.read(two).provenance["started"]) == 3
     assert "criterion" not in two.with_suffix(".1").read_text(), "the first process alone tells"
+
+
+@pytest.mark.parametrize(
+    ("last", "named"),
+    [
+        ("--config.workload.training.learning_rate=0.5", "config"),
+        ("--devices=2", "mesh"),
+        ("--workdir=elsewhere", "workdir"),
+    ],
+)
+def test_processes_that_were_started_differently_end_with_a_message(tmp_path, last, named):
+    workdir = tmp_path / "run"
+    for process, one in enumerate(start(workdir, count=2, last=(last,))):
+        assert one.wait(timeout=100) == 1
+        told = workdir.with_suffix(f".{process}").read_text()
+        assert f"error: the processes of the job differ in {named}; " in told
+    assert not workdir.exists()
+
+
+def test_what_is_this_process_s_own_error_is_not_another_s_death(monkeypatch):
+    def error(text):
+        return jax.errors.JaxRuntimeError(text)
+
+    assert not processes.is_lost(error("UNKNOWN: Gloo all-reduce failed"))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert processes.is_lost(error("UNKNOWN: Gloo all-reduce failed"))
+    assert not processes.is_lost(error("RESOURCE_EXHAUSTED: Out of memory"))
+    assert not processes.is_lost(ValueError("UNKNOWN"))

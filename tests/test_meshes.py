@@ -62,7 +62,7 @@ def test_a_mesh_is_of_all_devices_or_of_some():
     ("arguments", "named"),
     [
         ((9,), "devices is 9, and there are? 1 cpu device; give at most 1; JAX_NUM_CPU_DEVICES"),
-        ((0,), "devices is 0; it must be 1 or more"),
+        ((0,), "devices is 0; it must be 1 device or more"),
         ((1.5,), "devices is 1.5; it must be an integer"),
         ((1, 2), r"replicates is 2, which does not divide the 1 devices of the mesh; .* \[1\]"),
         ((1, 0), "replicates is 0"),
@@ -86,7 +86,7 @@ def test_a_mesh_that_replicates_do_not_divide_is_refused(monkeypatch):
 def test_replicates_fill_the_slots_of_a_mesh(monkeypatch):
     monkeypatch.setattr(replicates, "slots", lambda mesh: 4)
     tree = {"a": np.arange(6.0).reshape(3, 2), "key": jax.random.split(jax.random.key(0), 3)}
-    placed = replicates.place(tree)
+    placed = replicates.place(tree, meshes.make())
     np.testing.assert_array_equal(placed["a"], [[0, 1], [2, 3], [4, 5], [4, 5]])
     assert placed["key"].shape == (4,)
     trimmed = replicates.trim(placed, 3)

@@ -50,7 +50,7 @@ from pruning_jax import results, studies
 from pruning_jax.studies.phases import Session
 
 for folder, file, changes in json.loads(sys.argv[1]):
-    config = overrides.parsed(file, changes).to_dict()
+    config = overrides.parsed(overrides.load(file)[1], changes).to_dict()
     study = studies.find(config["study"])
     with results.open_run(folder, config, study=config["study"]) as run:
         study.run(study.build(config), Session(run, lambda *_: None))

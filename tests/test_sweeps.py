@@ -207,7 +207,7 @@ def test_values_of_every_type_survive_the_command_line(changes):
     after = sweeps.apply(before, changes)
     line = overrides.arguments(before, after)
     assert len(line) == len(changes)
-    read = overrides.parsed(FILE, line).to_dict()
+    read = overrides.parsed(overrides.load(FILE)[1], line).to_dict()
     assert read == after.to_dict() and sweeps.name(read) == sweeps.name(after)
 
 

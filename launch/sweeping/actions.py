@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from launch import display, overrides
 from launch.sweeping import commands, folders, gathering, local, slurm
 from pruning_jax import choices, sweeps
-from pruning_jax.results import status
 
 PLACES = ("local", "slurm")
 
@@ -93,7 +92,11 @@ def _planned(options: Options) -> tuple[list[sweeps.Run], list[commands.Job]]:
     if not known:
         raise ValueError(f"{options.file} has no SWEEPS")
     choices.check("sweep", options.sweep, known)
-    runs = sweeps.resolve(options.config, known[options.sweep](options.config))
+    try:
+        sets = list(known[options.sweep](options.config))
+    except Exception as error:
+        raise ValueError(f"the sweep {options.sweep} of {options.file} fails: {error}") from error
+    runs = sweeps.resolve(options.config, sets)
     return runs, commands.jobs(options.folder, options.file, before, runs)
 
 
@@ -107,9 +110,7 @@ def _ended(options: Options, stopping: threading.Event) -> int:
         return commands.STOPPED
     if states != {"finished"}:
         return 1 if "failed" in states else commands.STOPPED
-    if status.read(folder / gathering.FOLDER).state != "finished":
-        gather(options, stopping)
-    return 0
+    return gather(options, stopping)
 
 
 def show(options: Options, _: threading.Event) -> int:

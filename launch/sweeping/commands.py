@@ -65,7 +65,7 @@ def jobs(folder: Path, file: str, before: ConfigDict, runs: list[sweeps.Run]) ->
     for run in runs:
         changes = overrides.arguments(before, run.config)
         try:
-            read = sweeps.name(overrides.parsed(file, changes))
+            read = sweeps.name(overrides.parsed(before, changes))
         except Exception as error:
             read = str(error).strip().splitlines()[-1]
         if read != run.name:

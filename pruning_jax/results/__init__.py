@@ -142,16 +142,16 @@ def open_run(workdir: str | os.PathLike, config: Mapping, *, study: str) -> Run:
       The run. A record that a kill cut short is gone from its files.
 
     Raises:
-      ValueError: the folder holds a run of another config, or something that is no run.
-      OSError: the folder cannot be written, another process runs in it, or the processes of a job
-        do not share it.
+      ValueError: the folder holds a run of another config, or something that is no run; the
+        processes of a job do not share it.
+      OSError: the folder cannot be written, or another process runs in it.
     """
     path = Path(workdir).absolute()
     config = records.decode(records.encode(config))
     lock = processes.together(lambda: _open(path, config, study))
-    if processes.agree(not (path / "config.json").exists()):
-        message = "a process of the job does not see the work directory; all must share it"
-        raise FileNotFoundError(errno.ENOENT, message, str(path))
+    # The first process has just written when it started.
+    written = path / "config.json"
+    processes.require_same(workdir=written.read_text("utf-8") if written.exists() else None)
     return Run(path, lock)
 
 

@@ -43,11 +43,7 @@ def write(path: str | os.PathLike, state: str, error: str | None = None) -> None
 
 
 def read(workdir: str | os.PathLike) -> Status:
-    """How the run of a directory stands, now.
-
-    Raises:
-      ValueError: status.json is damaged.
-    """
+    """How the run of a directory stands, now: failed where status.json is damaged."""
     path = Path(workdir)
     status = _written(path)
     if status.state != "running" or locks.is_taken(path):
@@ -61,5 +57,8 @@ def read(workdir: str | os.PathLike) -> Status:
 
 
 def _written(path: Path) -> Status:
-    found = records.read_json(path / FILE, {})
+    try:
+        found = records.read_json(path / FILE, {})
+    except ValueError as error:
+        return Status("failed", str(error))
     return Status(found.get("state", "running"), found.get("error"), found.get("time"))

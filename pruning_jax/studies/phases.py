@@ -81,9 +81,11 @@ def matches(row: Row, unit: Row) -> bool:
 def pending(run: results.Run, units: Iterable[Row], kept: Iterable[Row] = ()) -> list[Row]:
     """The units of work to do: those without a row, or among `kept` without a whole checkpoint."""
     rows, kept = run.rows(), list(kept)
-    return [
+    found = [
         unit for unit in units if not _has(rows, unit) or (unit in kept and not _whole(run, unit))
     ]
+    processes.require_same(pending=found)
+    return found
 
 
 def _whole(run: results.Run, unit: Row) -> bool:
@@ -178,6 +180,7 @@ def train_units(
     train = replicates.stack([dataset.train for dataset in datasets])
     validation = replicates.stack([dataset.validation for dataset in datasets])
     taken, progress = checkpointing.latest(middle, began) or (0, began)
+    processes.require_same(step=taken)
     steps = train.labels.shape[1] // task.recipe.batch_size
     run.forget(
         lambda record: record.get("step", 0) > taken and any(matches(record, u) for u in units)

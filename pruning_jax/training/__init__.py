@@ -106,8 +106,8 @@ def fit(
     """Trains to the recipe's last epoch, from the step of `progress` on; yields after every epoch.
 
     Every leaf of `progress`, `train` and `validation` has a leading replicate axis
-    (`replicates.stack`). The same keys and pauses give the same bits and the same records, resumed
-    or not, wherever that was.
+    (`replicates.stack`). The same keys and pauses give the same bits and the same records on one
+    mesh, resumed or not, wherever that was.
 
     Args:
       progress: what `start` returned, or what an earlier call yielded; its state is consumed, so
@@ -139,9 +139,10 @@ def fit(
             f"that {examples} examples have"
         )
     pause = pause and pause.of(count)
-    progress, train, validation = replicates.place((progress, train, validation))
+    mesh = meshes.current()
+    progress, train, validation = replicates.place((progress, train, validation), mesh)
     placed = train.labels.shape[0]
-    programs = steps.programs_of(task, examples, placed, meshes.current())
+    programs = steps.programs_of(task, examples, placed, mesh)
     for epoch in range(begun // whole, task.recipe.epochs):
         order = programs.order(progress.state.key, np.full(placed, epoch))
         if scanned is None:
@@ -154,7 +155,15 @@ def fit(
             progress = _after(progress, step, *part)
             if handover is not None and step % whole and handover():
                 yield epoch, replicates.trim(progress, count), None
-        progress, record = _measured(programs, progress, validation, task, epoch + 1)
+        held = evaluation.evaluate(
+            task.apply_fn,
+            progress.state.variables,
+            validation,
+            loss=task.loss,
+            replicated=True,
+            mesh=mesh,
+        )
+        progress, record = _measured(programs, progress, held, epoch + 1)
         yield epoch + 1, *replicates.trim((progress, record), count)
 
 
@@ -170,13 +179,10 @@ def _after(
 
 
 def _measured(
-    programs: steps.Programs, progress: Progress, validation: Batch, task: Task, epoch: int
+    programs: steps.Programs, progress: Progress, held: evaluation.Metrics, epoch: int
 ) -> tuple[Progress, dict[str, np.ndarray]]:
     """The progress at the end of an epoch, with its best, and the epoch's record."""
     variables = progress.state.variables
-    held = evaluation.evaluate(
-        task.apply_fn, variables, validation, loss=task.loss, replicated=True
-    )
     reached = np.asarray(held.accuracy, np.float32), np.full(len(held.accuracy), epoch)
     before = progress.best, progress.best_accuracy, progress.best_epoch
     best, accuracy, of_epoch = programs.keep_best(before, (variables, *reached))
@@ -209,9 +215,10 @@ def take_steps(
     replicated, examples = train.labels.shape[:2]
     whole, step = steps.of_an_epoch(task, examples), taken(state)
     pause, last = pause and pause.of(replicated), step + count
-    state, train = replicates.place((state, train))
+    mesh = meshes.current()
+    state, train = replicates.place((state, train), mesh)
     placed = train.labels.shape[0]
-    programs = steps.programs_of(task, examples, placed, meshes.current())
+    programs = steps.programs_of(task, examples, placed, mesh)
     while step < last:
         epoch = step // whole
         order = programs.order(state.key, np.full(placed, epoch))

@@ -127,7 +127,7 @@ def programs_of(task: Task, examples: int, count: int, mesh: Mesh) -> Programs:
 
     def step(state, train, index, mesh=mesh):
         batch = Batch(train.inputs[index], train.labels[index])
-        return train_step(task, tx, state, meshes.split(batch, mesh))
+        return train_step(task, tx, state, meshes.share(batch, mesh))
 
     def scan(state, train, order):
         # Flat, for XLA copies a whole split of images of one channel into a layout of its own.
@@ -136,7 +136,7 @@ def programs_of(task: Task, examples: int, count: int, mesh: Mesh) -> Programs:
         def scanned(state, index):
             inputs = flat[index].reshape(index.shape + train.inputs.shape[1:])
             batch = Batch(inputs, train.labels[index])
-            return train_step(task, tx, state, meshes.split(batch, mesh))
+            return train_step(task, tx, state, meshes.share(batch, mesh))
 
         return jax.lax.scan(scanned, state, order)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.sparse import linalg
 
-from pruning_jax import blocks, choices, curvature, losses, trees
+from pruning_jax import choices, curvature, losses, trees
 from pruning_jax.analysis.landscape import checking, planes
 from pruning_jax.types import ApplyFn, Array, Batch, Params, PyTree
 
@@ -45,7 +45,7 @@ def random_directions(
     Source: Li et al., arXiv 1712.09913, section 4.
     """
     checking.check_key(key)
-    count = blocks.whole("count", count, "direction")
+    count = choices.whole("count", count, "direction")
     if normalisation is not None:
         choices.check("normalisation", normalisation, NORMALISATIONS)
     checking.check_leaves(params, "params")
@@ -120,7 +120,7 @@ def eigenvectors(
     """
     checking.check_key(key)
     checking.check_leaves(params, "params")
-    count = blocks.whole("count", count, "eigenpair")
+    count = choices.whole("count", count, "eigenpair")
     batches = [batches] if isinstance(batches, Batch) else list(batches)
     sizes = [leaf.size for leaf in jax.tree.leaves(params) if checking.is_floating(leaf)]
     dimension = sum(sizes)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pruning_jax import blocks, evaluation, losses, masks
+from pruning_jax import blocks, choices, evaluation, losses, masks
 from pruning_jax.analysis.utility.ablations import check_masks
 from pruning_jax.analysis.utility.divergence import divergences
 from pruning_jax.curvature import averaging
@@ -125,7 +125,7 @@ def measure(
     if not isinstance(batch, Batch):
         raise ValueError(f"batch must be a Batch(inputs, labels), not {type(batch).__name__}")
     [batch] = averaging.checked(apply_fn, variables, batch, losses.cross_entropy)
-    size = None if size is None else blocks.whole("size", size, "ablation")
+    size = None if size is None else choices.whole("size", size, "ablation")
     chunks, right = [], 0
     for part in blocks.split(batch, chunk):
         logits, part_right = _whole(apply_fn)(variables, part)
