@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pruning_jax import blocks
+from pruning_jax import blocks, meshes
 
 INPUTS = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
 POINTS = [np.float32(value) for value in np.linspace(-1, 1, 5)]
@@ -65,6 +65,14 @@ def test_points_are_drawn_a_block_at_a_time():
     next(results)
     assert len(drawn) == 2, "one that is fetched and one that is dispatched"
     assert len(list(results)) == len(POINTS) - 1
+
+
+def test_sums_stay_on_the_mesh_that_they_began_on(monkeypatch):
+    meshes_asked, current = [], meshes.current
+    monkeypatch.setattr(meshes, "current", lambda: meshes_asked.append(1) or current())
+    results = blocks.sums(powers(), points(), {"w": jnp.ones(3)}, blocks.split({"x": INPUTS}))
+    assert len(meshes_asked) == 1
+    assert len(list(results)) == len(POINTS) and len(meshes_asked) == 1
 
 
 def test_no_points_give_no_sums():

@@ -292,6 +292,31 @@ def test_what_is_finished_is_left_alone(ran, capsys):
     assert "2 runs: 2 finished" in capsys.readouterr().out
 
 
+def test_a_config_file_is_found_by_runs_that_begin_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sweep._absolute("own.py:smoke") == f"{tmp_path / 'own.py'}:smoke"
+    assert sweep._absolute(FILE) == FILE
+
+
+def test_what_was_done_again_is_gathered_again(ran, tmp_path):
+    folder = shutil.copytree(ran[0], tmp_path / "sweep")
+    path = folder / "runs" / folders.read(folder)["runs"][1]["name"] / "results.jsonl"
+    changed = [json.loads(line) | {"test_accuracy": 0.5} for line in lines(path)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in changed))
+    assert actions.run(options(folder), threading.Event()) == 0
+    rows = results.read(folder / "gathered").results
+    assert [row["test_accuracy"] == 0.5 for row in rows] == [False] * 3 + [True] * 3
+
+
+def test_a_damaged_status_file_fails_its_run_alone(ran, tmp_path, capsys):
+    folder = shutil.copytree(ran[0], tmp_path / "sweep")
+    first, _ = (run["name"] for run in folders.read(folder)["runs"])
+    (folder / "runs" / first / status.FILE).write_text("{")
+    assert actions.show(actions.Options(folder), threading.Event()) == 0
+    told = capsys.readouterr().out
+    assert "2 runs: 1 finished, 1 failed" in told and "is damaged" in told
+
+
 def test_gathering_goes_on_without_what_is_not_finished(ran, tmp_path, capsys):
     folder = shutil.copytree(ran[0], tmp_path / "sweep")
     first, second = (run["name"] for run in folders.read(folder)["runs"])

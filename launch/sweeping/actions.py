@@ -110,7 +110,9 @@ def _ended(options: Options, stopping: threading.Event) -> int:
         return commands.STOPPED
     if states != {"finished"}:
         return 1 if "failed" in states else commands.STOPPED
-    return gather(options, stopping)
+    if not gathering.is_current(folder, folders.read(folder)):
+        gather(options, stopping)
+    return 0
 
 
 def show(options: Options, _: threading.Event) -> int:

@@ -55,19 +55,31 @@ def gather(
       ValueError: no run is finished, or `union` refuses their rows.
       OSError: the folder cannot be written, or another process gathers.
     """
-    names = [run["name"] for run in content["runs"]]
-    paths = {name: folder / "runs" / name for name in names}
-    finished = [name for name in names if status.read(paths[name]).state == "finished"]
+    finished, rows = _finished(folder, content)
     if not finished:
         raise ValueError(f"no run of the sweep in {folder} is finished")
-    rows = union((name, records.read_lines(paths[name] / "results.jsonl")) for name in finished)
     config = tupled(content["base"])
     study = studies.find(config["study"])
     plan = study.build(config)
-    missing = [name for name in names if name not in finished]
+    missing = [run["name"] for run in content["runs"] if run["name"] not in finished]
     with results.open_run(folder / FOLDER, config, study=config["study"]) as run:
         status.write(run.path, "running")
         run.write_rows(rows)
         study.conclude(plan, Session(run, report))
         status.write(run.path, "stopped" if missing else "finished")
     return missing
+
+
+def is_current(folder: Path, content: Record) -> bool:
+    """Whether what was gathered is what `gather` would gather now, with no run missing."""
+    _, rows = _finished(folder, content)
+    there = records.read_lines(folder / FOLDER / "results.jsonl")
+    return status.read(folder / FOLDER).state == "finished" and repr(there) == repr(rows)
+
+
+def _finished(folder: Path, content: Record) -> tuple[list[str], list[Row]]:
+    """The names of the finished runs, and their rows."""
+    paths = {run["name"]: folder / "runs" / run["name"] for run in content["runs"]}
+    finished = [name for name, path in paths.items() if status.read(path).state == "finished"]
+    tables = ((name, records.read_lines(paths[name] / "results.jsonl")) for name in finished)
+    return finished, union(tables)
