@@ -174,7 +174,7 @@ def train_units(
       Stopped: the session was asked to stop; a checkpoint holds the training so far.
     """
     run, label = session.run, describe(units[0])
-    session.check(f"{label}: before its first step")
+    session.check(f"{label}: 0 steps")
     middle = run.checkpoints / "training" / f"{folder_name(units[0])}+{len(units) - 1}"
     began = replicates.stack(starts)
     train = replicates.stack([dataset.train for dataset in datasets])

@@ -1,0 +1,45 @@
+"""A sweep that is killed a few times; `python -m tests.soak` kills one 50 times."""
+
+import random
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import soak
+
+from launch import overrides
+from launch.sweeping import actions, commands
+from pruning_jax import results, studies
+from pruning_jax.results import status
+from pruning_jax.studies.phases import Session
+
+KILLS = 3
+
+
+def run_here(job, _):
+    """Runs a job in this process, as `commands.execute` does in one of its own."""
+    file, changes = job.arguments[0].partition("=")[2], job.arguments[1:]
+    config = overrides.parsed(overrides.load(file)[1], list(changes)).to_dict()
+    study = studies.find(config["study"])
+    with results.open_run(job.workdir, config, study=config["study"]) as run:
+        status.write(run.path, "running")
+        study.run(study.build(config), Session(run, lambda *_: None))
+        status.write(run.path, "finished")
+    return commands.FINISHED
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found in /proc")
+def test_a_sweep_killed_at_random_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
+    for name, value in [("DIR", tmp_path / "compiled"), ("MIN_COMPILE_TIME_SECS", 0)]:
+        prefix = "JAX_COMPILATION_CACHE_" if name == "DIR" else "JAX_PERSISTENT_CACHE_"
+        monkeypatch.setenv(prefix + name, str(value))
+    killed = tmp_path / "killed"
+    kills, _ = soak.killed(killed, "few", KILLS, 3.0, random.Random(0), processes=1, begun=True)
+    assert len(kills) == KILLS, kills
+    monkeypatch.setattr(commands, "execute", run_here)
+    file, whole = f"{Path(soak.__file__)}:few", tmp_path / "whole"
+    config = overrides.load(file)[1]
+    options = actions.Options(whole, file, config, "seeds", processes=1)
+    assert actions.run(options, threading.Event()) == commands.FINISHED
+    assert soak.compare(whole, killed) == 2 * 3
