@@ -16,7 +16,7 @@ import pytest
 import submitit  # noqa: F401  (it sets up logging, which within a test would close pytest's streams)
 
 from configs import digits, loss_modelling, mean_replacement, pruning_mechanism
-from launch import overrides
+from launch import overrides, sweep
 from launch.sweeping import actions, commands, folders, gathering, slurm, tasks
 from pruning_jax import results, studies, sweeps
 from pruning_jax.results import locks, records, status
