@@ -166,8 +166,8 @@ def test_a_sweep_of_some_workloads_is_of_those_alone(module):
     config = module.get_config("paper")
     name, *_ = config.workloads
     config.only = (name,)
-    for sweep in module.SWEEPS.values():
-        assert {run.config.only for run in sweeps.resolve(config, sweep(config))} == {(name,)}
+    for function in module.SWEEPS.values():
+        assert {run.config.only for run in sweeps.resolve(config, function(config))} == {(name,)}
 
 
 def own(config, workload):
