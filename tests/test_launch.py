@@ -58,12 +58,14 @@ def networks(workdir: pathlib.Path) -> dict[str, dict]:
     return kept
 
 
-def test_a_run_killed_at_random_ends_like_an_uninterrupted_one(tmp_path):
+def test_a_run_killed_at_random_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     config = "configs/loss_modelling.py:smoke"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(whole, config)
     chance = random.Random(0)
-    for _ in range(4):
+    for _ in range(2):
         process = start(killed, config)
         before = time.monotonic()
         wait = chance.uniform(0.0, 4.0)
