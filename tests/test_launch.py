@@ -65,7 +65,7 @@ def test_a_run_killed_at_random_ends_like_an_uninterrupted_one(tmp_path, monkeyp
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(whole, config)
     chance = random.Random(0)
-    for _ in range(1):
+    for _ in range(2):
         process = start(killed, config)
         before = time.monotonic()
         wait = chance.uniform(0.0, 4.0)
