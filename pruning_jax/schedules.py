@@ -95,10 +95,5 @@ def compounded(share: float, cycles: int) -> list[float]:
     """
     if not 0 < choices.check_sparsity(share) < 1:
         raise ValueError(f"share is {share}; a cycle removes a share of what remains, in (0, 1)")
-    try:
-        count = operator.index(cycles)
-    except TypeError as error:
-        raise ValueError(f"cycles must be an integer, not {cycles!r}") from error
-    if count < 1:
-        raise ValueError(f"cycles is {cycles}; there must be 1 or more")
+    count = choices.whole("cycles", cycles, "cycle")
     return [1 - (1 - share) ** cycle for cycle in range(1, count + 1)]
