@@ -116,14 +116,7 @@ def _differences(there: Record, now: Record) -> list[str]:
 def _fields(content: Record) -> dict[str, str]:
     """The base config's fields and the runs by their names; a file may have moved."""
     fields = {f"the run {run['name']}": _shown(run["overrides"]) for run in content["runs"]}
-    sections = [("config", content["base"])]
-    while sections:
-        place, value = sections.pop()
-        if isinstance(value, dict) and value:
-            sections += [(f"{place}.{key}", item) for key, item in value.items()]
-        else:
-            fields[place] = repr(value)
-    return fields
+    return fields | records.dotted(content["base"], "config")
 
 
 def standings(folder: Path, content: Record, queued: Collection[str] = ()) -> list[Standing]:

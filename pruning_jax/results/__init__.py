@@ -223,8 +223,8 @@ def _write_config(path: Path, config: Record, study: str) -> None:
 
 
 def _require_same(workdir: Path, old: Record, new: Record) -> None:
-    before = _fields(old.get("config"), "config") | {"study": repr(old.get("study"))}
-    now = _fields(new["config"], "config") | {"study": repr(new["study"])}
+    before = records.dotted(old.get("config"), "config") | {"study": repr(old.get("study"))}
+    now = records.dotted(new["config"], "config") | {"study": repr(new["study"])}
     lines = [
         f"  {name}: {before.get(name, 'absent')} there, {now.get(name, 'absent')} now"
         for name in sorted(before.keys() | now.keys())
@@ -235,13 +235,3 @@ def _require_same(workdir: Path, old: Record, new: Record) -> None:
             f"the work directory {workdir} holds a run of another config; choose another "
             "directory, or give the same config:\n" + "\n".join(lines)
         )
-
-
-def _fields(config: Any, name: str) -> dict[str, str]:
-    """Every field by its dotted name, as it is shown."""
-    if not isinstance(config, dict) or not config:
-        return {name: repr(config)}
-    fields = {}
-    for key, value in config.items():
-        fields |= _fields(value, f"{name}.{key}")
-    return fields

@@ -52,6 +52,16 @@ def decode(value: Any) -> Any:
     return _NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
+def dotted(value: Any, name: str) -> dict[str, str]:
+    """Every field of nested records by its dotted name, as it is shown."""
+    if not isinstance(value, dict) or not value:
+        return {name: repr(value)}
+    fields = {}
+    for key, item in value.items():
+        fields |= dotted(item, f"{name}.{key}")
+    return fields
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """`value` as strict JSON with a line's end."""
     return json.dumps(encode(value), allow_nan=False, indent=indent) + "\n"
