@@ -1,9 +1,44 @@
-"""What several test modules share."""
+"""What several test modules share, and how their programs are compiled.
+
+Tests compile thousands of small programs and run each a few times, so that most of their time would
+be XLA's optimisation. They do without it, but for those that compare bits: `optimised`.
+``JAX_DISABLE_MOST_OPTIMIZATIONS=0`` gives every test the programs of a user's run.
+"""
 
 import os
 import pathlib
 
+import jax
 import pytest
+from jaxlib import version
+
+QUICK, FLAGS = "JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"
+
+# The environment is for the processes that tests start, too.
+quick, given = os.environ.setdefault(QUICK, "1") != "0", os.environ.get(FLAGS, "")
+jax.config.update(QUICK.lower(), quick)
+if quick and version.__version_info__ < (0, 11):  # later ones have no such flag
+    os.environ[FLAGS] = f"{given} --xla_cpu_use_fusion_emitters=false"
+
+
+@pytest.fixture(scope="module")
+def optimised():
+    """Has programs compiled as they are for a user, here and in processes that are started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(QUICK, "0")
+        patch.setenv(FLAGS, given)
+        jax.config.update(QUICK.lower(), False)
+        yield
+    jax.config.update(QUICK.lower(), quick)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory):
+    """Has the processes that tests start share what they compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
 
 
 @pytest.fixture(scope="session")

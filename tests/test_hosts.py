@@ -107,12 +107,8 @@ def start(
     port = free_port()
     started = []
     for process in range(count):
-        environment = os.environ | own(f"localhost:{port}", str(count), str(process))
-        environment |= {
-            "JAX_NUM_CPU_DEVICES": "2",
-            "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+        environment |= own(f"localhost:{port}", str(count), str(process))
         more = last if process == count - 1 else ()
         with open(workdir.with_suffix(f".{process}"), "w") as log:
             started.append(

@@ -58,9 +58,7 @@ def networks(workdir: pathlib.Path) -> dict[str, dict]:
     return kept
 
 
-def test_a_run_killed_at_random_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+def test_a_run_killed_at_random_ends_like_an_uninterrupted_one(tmp_path):
     config = "configs/loss_modelling.py:smoke"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(whole, config)

@@ -16,7 +16,7 @@ BATCHES_SHARED = ("4/1", "8/2")
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(tmp_path_factory, optimised):
     """What `sharded` computes on meshes of 1, 2, 4 and 8 virtual devices."""
     file = tmp_path_factory.mktemp("sharded") / "found.npz"
     shapes = ("1/1", *REPLICATES_ALONE, *BATCHES_SHARED)

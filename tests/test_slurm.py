@@ -119,12 +119,6 @@ def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slurm")
     outer = ("SLURM", "SBATCH", "SRUN")
     own = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
-    # What one run has compiled the next ones need not: most of a small run's time.
-    own |= {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
     start = [SCRIPTS / "start", folder, str(os.getpid())]
     began = subprocess.run(start, env=own, capture_output=True, text=True, timeout=90)
     assert began.returncode == 0, began.stdout + began.stderr

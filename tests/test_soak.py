@@ -31,9 +31,6 @@ def run_here(job, _):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found in /proc")
 def test_a_sweep_killed_at_random_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
-    for name, value in [("DIR", tmp_path / "compiled"), ("MIN_COMPILE_TIME_SECS", 0)]:
-        prefix = "JAX_COMPILATION_CACHE_" if name == "DIR" else "JAX_PERSISTENT_CACHE_"
-        monkeypatch.setenv(prefix + name, str(value))
     killed = tmp_path / "killed"
     kills, _ = soak.killed(killed, "few", KILLS, 3.0, random.Random(0), processes=1, begun=True)
     assert len(kills) == KILLS, kills

@@ -22,6 +22,8 @@ from pruning_jax import (
 from pruning_jax.training import pieces, steps
 from pruning_jax.types import Batch
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 CLASSES = 3
 
 
