@@ -258,6 +258,20 @@ def test_steps_keep_the_last(tmp_path):
     assert os.listdir(tmp_path) == ["00000004"]
 
 
+def test_the_last_step_may_be_bounded(tmp_path):
+    assert checkpointing.steps(tmp_path / "nowhere") == []
+    for step in (3, 9):
+        checkpointing.save_step(tmp_path, step, {"w": jnp.float32(step)})
+    assert checkpointing.steps(tmp_path) == [3, 9]
+    found = {
+        most: checkpointing.latest(tmp_path, {"w": jnp.float32(0)}, most=most)
+        for most in (None, 9, 8, 3, 2)
+    }
+    assert found == {None: (9, {"w": 9.0}), 9: (9, {"w": 9.0})} | dict.fromkeys(
+        (8, 3), (3, {"w": 3.0})
+    ) | {2: None}
+
+
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
 def test_damaged_step_is_named_and_the_one_before_it_used(tmp_path, damage):
     for step in (10, 20):

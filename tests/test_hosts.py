@@ -32,6 +32,7 @@ CONFIG = (
     "--config.workload.criteria=('magnitude',)",
     "--config.workload.sparsities=(0.5,)",
     "--config.workload.training.epochs=6",
+    "--config.workload.training.batch_size=20",  # two pieces of steps in an epoch
 )
 
 

@@ -130,10 +130,24 @@ def save_step(
     return path
 
 
-def latest(folder: str | os.PathLike, like: PyTree) -> tuple[int, PyTree] | None:
+def steps(folder: str | os.PathLike) -> list[int]:
+    """The steps of which `folder` has a checkpoint, whole or damaged, in order."""
+    folder = Path(folder).absolute()
+    found = [int(name) for name in folders.names(folder) if name.isdecimal()]
+    return sorted(step for step in found if folders.located(_step_path(folder, step)))
+
+
+def latest(
+    folder: str | os.PathLike, like: PyTree, *, most: int | None = None
+) -> tuple[int, PyTree] | None:
     """The last checkpoint of `folder` that is whole, restored into the structure of `like`.
 
     Each damaged one is named in a `DamagedCheckpoint` warning, and the one before it is used.
+
+    Args:
+      folder: of `save_step`.
+      like: as in `restore`.
+      most: the last step that serves, if not any.
 
     Returns:
       (step, tree), or ``None`` where there is none.
@@ -142,7 +156,9 @@ def latest(folder: str | os.PathLike, like: PyTree) -> tuple[int, PyTree] | None
       ValueError: a whole checkpoint does not match `like`.
     """
     folder = Path(folder).absolute()
-    for step in reversed(_steps(folder)):
+    for step in reversed(steps(folder)):
+        if most is not None and step > most:
+            continue
         path = _step_path(folder, step)
         try:
             arrays = load(path)
@@ -155,7 +171,7 @@ def latest(folder: str | os.PathLike, like: PyTree) -> tuple[int, PyTree] | None
 
 def _remove_others(path: Path, step: int, keep: int) -> None:
     """Removes the checkpoints beside that of `step` that are not kept."""
-    others = _steps(path.parent)
+    others = steps(path.parent)
     earlier = [other for other in others if other < step]
     for other in earlier[: max(0, len(earlier) + 1 - keep)] + others[others.index(step) + 1 :]:
         folders.remove(_step_path(path.parent, other))
@@ -193,9 +209,3 @@ def _is_checkpoint(path: Path) -> bool:
 
 def _step_path(folder: Path, step: int) -> Path:
     return folder / f"{step:08d}"
-
-
-def _steps(folder: Path) -> list[int]:
-    """The steps of which there is a checkpoint, whole or damaged, in order."""
-    steps = [int(name) for name in folders.names(folder) if name.isdecimal()]
-    return sorted(step for step in steps if folders.located(_step_path(folder, step)))

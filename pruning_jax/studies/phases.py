@@ -9,14 +9,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-
 from pruning_jax import (
     checkpointing,
     data,
     evaluation,
     processes,
-    replicates,
     results,
     training,
 )
@@ -157,58 +154,6 @@ def measure(workload: Workload, variables: Params, dataset: data.Dataset) -> Row
             f"{split}_accuracy": float(metrics.accuracy),
         }
     return found
-
-
-def train_units(
-    session: Session,
-    task: training.Task,
-    units: list[Row],
-    starts: list[training.Progress],
-    datasets: list[data.Dataset],
-    on_epoch: Callable[[int, training.Progress], None] = lambda epoch, progress: None,
-    pause: training.Pause | None = None,
-) -> list[training.Progress]:
-    """Trains a group of replicates to the end, from its last checkpoint if there is one.
-
-    Raises:
-      Stopped: the session was asked to stop; a checkpoint holds the training so far.
-    """
-    run, label = session.run, describe(units[0])
-    session.check(f"{label}: 0 steps")
-    middle = run.checkpoints / "training" / f"{folder_name(units[0])}+{len(units) - 1}"
-    began = replicates.stack(starts)
-    train = replicates.stack([dataset.train for dataset in datasets])
-    validation = replicates.stack([dataset.validation for dataset in datasets])
-    taken, progress = checkpointing.latest(middle, began) or (0, began)
-    processes.require_same(step=taken)
-    steps = train.labels.shape[1] // task.recipe.batch_size
-    run.forget(
-        lambda record: record.get("step", 0) > taken and any(matches(record, u) for u in units)
-    )
-    saved = time.monotonic()
-
-    def due() -> bool:
-        return session.due(saved)
-
-    parts = training.fit(progress, train, validation, task=task, pause=pause, handover=due)
-    for epoch, progress, record in parts:
-        if record is not None:
-            _log(run, units, epoch * steps, record)
-            on_epoch(epoch, progress)
-            figures = {key: float(value.mean()) for key, value in record.items()}
-            session.report(label, epoch, task.recipe.epochs, figures)
-        if record is None or due():
-            taken = training.taken(progress.state)
-            checkpointing.save_step(middle, taken, progress)
-            saved = time.monotonic()
-            session.check(f"{label}: step {taken}/{task.recipe.epochs * steps}")
-    return replicates.unstack(progress)
-
-
-def _log(run: results.Run, units: list[Row], step: int, record: dict[str, np.ndarray]) -> None:
-    for replicate, unit in enumerate(units):
-        figures = {key: float(values[replicate]) for key, values in record.items()}
-        run.log(**unit, step=step, **figures)
 
 
 def finish(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from pruning_jax import checkpointing, data, replicates, training
+from pruning_jax.studies import groups
 from pruning_jax.studies.phases import (
     Row,
     Session,
@@ -14,7 +15,6 @@ from pruning_jax.studies.phases import (
     folder_name,
     pending,
     save,
-    train_units,
 )
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Params
@@ -69,7 +69,7 @@ def pretrain(
     """
     units = [unit_of(workload, seed) for seed in seeds]
     snapshots = (*snapshots, rewound_epoch(workload))
-    for group in replicates.groups(pending(session.run, units, kept=units)):
+    for group in groups.of(session.run, pending(session.run, units, kept=units)):
         datasets = [workload.load(unit["seed"]) for unit in group]
         starts = [
             training.start(
@@ -87,7 +87,9 @@ def pretrain(
                     save(session.run, unit | {"epoch": epoch}, one.state.variables)
 
         pause = None if visit is None else training.Pause(visit.every, _visiting(visit, group))
-        ended = train_units(session, workload.pretraining, group, starts, datasets, snapshot, pause)
+        ended = groups.train(
+            session, workload.pretraining, group, starts, datasets, snapshot, pause
+        )
         finish(session.run, workload, group, ended, datasets, [{} for _ in group])
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-from pruning_jax import data, replicates, retraining
-from pruning_jax.studies.phases import Row, Session, finish, pending, train_units
+from pruning_jax import data, retraining
+from pruning_jax.studies import groups
+from pruning_jax.studies.phases import Row, Session, finish, pending
 from pruning_jax.studies.pretrained import load_dense, rewound_epoch
 from pruning_jax.studies.pruned import Pruned, counted, load_pruned
 from pruning_jax.studies.workloads import Workload
@@ -19,7 +20,7 @@ def retrain(session: Session, workload: Workload, units: Iterable[Row]) -> None:
       units: of pruned networks that were kept; their rows here have ``phase="retrained"``.
     """
     units = [unit | {"phase": "retrained"} for unit in units]
-    for group in replicates.groups(pending(session.run, units)):
+    for group in groups.of(session.run, pending(session.run, units)):
         networks = [load_pruned(session, unit) for unit in group]
         datasets = [workload.load(unit["seed"]) for unit in group]
         begun = [
@@ -34,7 +35,7 @@ def retrain(session: Session, workload: Workload, units: Iterable[Row]) -> None:
             for unit, network, dataset in zip(group, networks, datasets, strict=True)
         ]
         tasks, starts = zip(*begun, strict=True)
-        ended = train_units(session, tasks[0], group, list(starts), datasets)
+        ended = groups.train(session, tasks[0], group, list(starts), datasets)
         columns = [counted(network) for network in networks]
         finish(session.run, workload, group, ended, datasets, columns)
 

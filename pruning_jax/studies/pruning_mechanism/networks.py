@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from pruning_jax import checkpointing, criteria, data, masks, replicates, training, trees, units
+from pruning_jax.studies import groups
 from pruning_jax.studies.phases import (
     Row,
     Session,
@@ -15,7 +16,6 @@ from pruning_jax.studies.phases import (
     pending,
     record,
     save,
-    train_units,
 )
 from pruning_jax.studies.pruned import Pruned, counted
 from pruning_jax.studies.workloads import Workload
@@ -128,7 +128,7 @@ def train(
             save(session.run, unit | {"epoch": epoch}, one.state.variables)
 
     options = {"on_epoch": snapshot} if snapshots else {}
-    ended = train_units(session, task, of, starts, group.datasets, **options)
+    ended = groups.train(session, task, of, starts, group.datasets, **options)
     networks = [
         Pruned(one.state.variables, _like(one.state.variables, mask))
         for one, mask in zip(ended, kept, strict=True)
