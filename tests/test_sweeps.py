@@ -587,7 +587,8 @@ def commands_of_slurm(tmp_path, monkeypatch):
     folder.mkdir()
     scripts = {
         "srun": "exit 1",
-        "sbatch": f"cp $1 {folder}/batch; echo Submitted batch job 7",
+        "sbatch": f"cp $1 {folder}/batch; echo >> {folder}/calls; "
+        f"echo Submitted batch job $((6 + $(wc -l < {folder}/calls)))",
         "squeue": f"echo $@ > {folder}/asked; cat {folder}/queue",
     }
     for name, script in scripts.items():
@@ -615,6 +616,19 @@ def test_a_sweep_is_submitted_as_one_array_and_not_twice(commands_of_slurm, tmp_
     actions.run(asked, threading.Event())
     assert "#SBATCH --array" not in (commands_of_slurm / "batch").read_text()
     assert folders.read(folder)["runs"][0]["name"] == names()[0]
+
+
+def test_a_sweep_of_more_runs_than_an_array_holds_is_several(
+    commands_of_slurm, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(slurm, "ARRAY", 2)
+    asked = options(tmp_path / "sweep", on="slurm", config=tiny(**{"workload.seeds": (1, 2, 3)}))
+    (commands_of_slurm / "queue").write_text("7_0\n7_1\n8\n")
+    for _ in range(2):
+        assert actions.run(asked, threading.Event()) == commands.STOPPED
+        assert "3 runs: 3 queued" in capsys.readouterr().out
+    jobs = records.read_json(tmp_path / "sweep" / "submitit" / "jobs.json", {})
+    assert sorted(jobs.values()) == ["7_0", "7_1", "8"] and {*jobs} == {*names((1, 2, 3))}
 
 
 def test_a_submitted_run_is_not_started_where_slurm_does_not_answer(commands_of_slurm, tmp_path):
