@@ -13,28 +13,32 @@ import pytest
 from jaxlib import version
 
 QUICK, FLAGS = "JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"
+OWN = " --xla_cpu_use_fusion_emitters=false"
 
-# The environment is for the processes that tests start, too.
-quick, given = os.environ.setdefault(QUICK, "1") != "0", os.environ.get(FLAGS, "")
+# The environment is for the processes that tests start, too; those of xdist have it already.
+quick = os.environ.setdefault(QUICK, "1") not in ("0", "false")
+given = os.environ.get(FLAGS, "").replace(OWN, "")
 jax.config.update(QUICK.lower(), quick)
 if quick and version.__version_info__ < (0, 11):  # later ones have no such flag
-    os.environ[FLAGS] = f"{given} --xla_cpu_use_fusion_emitters=false"
+    os.environ[FLAGS] = given + OWN
 
 
 @pytest.fixture(scope="module")
 def optimised():
-    """Has programs compiled as they are for a user, here and in processes that are started."""
+    """Has programs compiled as a user's are, in started processes and, but for `OWN`, here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(QUICK, "0")
         patch.setenv(FLAGS, given)
         jax.config.update(QUICK.lower(), False)
+        jax.clear_caches()
         yield
     jax.config.update(QUICK.lower(), quick)
+    jax.clear_caches()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def compiled(tmp_path_factory):
-    """Has the processes that tests start share what they compile."""
+    """Has the processes that a module's tests start share what they compile."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

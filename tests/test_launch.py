@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_of_the_middle_is_named_and_the_one_before_is_used(
             with pytest.raises(KeyboardInterrupt):
                 study.run(plan, phases.Session(run, stopping))
             middle = next((tmp_path / name / "checkpoints" / "training").glob("*/*/*"))
-            newest = max(middle.iterdir())
+            newest = max(middle.glob("[0-9]*"))
             largest = max((p for p in newest.rglob("*") if p.is_file()), key=os.path.getsize)
             os.truncate(largest, os.path.getsize(largest) // 2)
             with pytest.warns(checkpointing.DamagedCheckpoint, match=newest.name):
@@ -255,10 +255,18 @@ def test_a_bad_value_is_refused_before_anything_runs(field, value, named):
         studies.find("comparison").build(config)
 
 
-def test_tuning_seeds_must_not_be_test_seeds():
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("tuning_seeds", (1,), "share a seed"),
+        ("early_epochs", (2, 99), "has 99; training has"),
+        ("early_epochs", (0,), "an early epoch is 0"),
+    ],
+)
+def test_a_bad_value_of_loss_modelling_is_refused_before_anything_runs(field, value, named):
     config = loss_modelling.get_config("smoke").to_dict()
-    config["workloads"]["mlp_digits"]["tuning_seeds"] = (1,)
-    with pytest.raises(ValueError, match="share a seed"):
+    config["workloads"]["mlp_digits"][field] = value
+    with pytest.raises(ValueError, match=named):
         studies.find("loss_modelling").build(config)
 
 

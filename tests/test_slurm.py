@@ -184,7 +184,7 @@ def swept(cluster, alone, tmp_path_factory) -> Swept:
     middle = {cancelled: ("scancel", first), warned: ("scancel", "--signal=USR2", second)}
     view = cut_short(cluster, folder, middle)
     cluster.wait_for("a clean end", lambda: status.read(warned).state == "stopped", logs=folder)
-    kept = sorted(path.name for path in (warned / "checkpoints" / "training").glob("*/*/*/*"))
+    kept = sorted(path.name for path in (warned / "checkpoints" / "training").glob("*/*/*/[0-9]*"))
     requeue = ["scontrol", "requeue", first]  # refused for as long as the task is ending
     again = {"env": cluster.environment, "capture_output": True, "timeout": 60}
     cluster.wait_for(

@@ -69,7 +69,7 @@ def pretrain(
     """
     units = [unit_of(workload, seed) for seed in seeds]
     snapshots = (*snapshots, rewound_epoch(workload))
-    for group in groups.of(session.run, pending(session.run, units, kept=units)):
+    for group in groups.equally_far(session.run, pending(session.run, units, kept=units)):
         datasets = [workload.load(unit["seed"]) for unit in group]
         starts = [
             training.start(

@@ -20,7 +20,7 @@ def retrain(session: Session, workload: Workload, units: Iterable[Row]) -> None:
       units: of pruned networks that were kept; their rows here have ``phase="retrained"``.
     """
     units = [unit | {"phase": "retrained"} for unit in units]
-    for group in groups.of(session.run, pending(session.run, units)):
+    for group in groups.equally_far(session.run, pending(session.run, units)):
         networks = [load_pruned(session, unit) for unit in group]
         datasets = [workload.load(unit["seed"]) for unit in group]
         begun = [

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pruning_jax import figures
+from pruning_jax import choices, figures
 from pruning_jax.analysis.claims import to_dict
 from pruning_jax.studies import workloads
 from pruning_jax.studies.loss_modelling.claims import decide
@@ -23,6 +23,10 @@ def build(config: Mapping[str, Any]) -> list[Workload]:
         settings = workload.settings
         stages = (*settings["stages"], *settings["early_stages"])
         workloads.check_pruning(workload, [settings["sparsity"]], stages)
+        epochs = workload.pretraining.recipe.epochs
+        for epoch in settings["early_epochs"]:
+            if choices.whole("an early epoch", epoch, "epoch") > epochs:
+                raise ValueError(f"early_epochs has {epoch}; training has {epochs} epochs")
         tuning = workloads.checked_seeds(settings["tuning_seeds"])
         if set(tuning) & set(workload.seeds):
             raise ValueError(f"tuning_seeds {tuning} share a seed with seeds {workload.seeds}")

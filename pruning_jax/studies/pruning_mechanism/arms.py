@@ -210,7 +210,7 @@ def _keep_pruned(
     before = [unit | {"phase": "pruned"} for unit in of]
     if pending(session.run, before, kept=before):
         held = [Pruned(*pair) for pair in zip(pruned, kept, strict=True)]
-        networks.keep(session, group, before, held, epochs=epochs)
+        networks.keep(session, group.workload, before, held, group.datasets, epochs=epochs)
 
 
 def _pruned(

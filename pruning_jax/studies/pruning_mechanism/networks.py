@@ -118,23 +118,24 @@ def train(
     Returns:
       The variables of each.
     """
-    if not pending(session.run, of, kept=of):
-        return [load(session, unit).variables for unit in of]
-    starts = [begin(place) for place in range(len(of))]
-    kept = [{"params": start.state.masks} for start in starts]
+    for part in groups.equally_far(session.run, pending(session.run, of, kept=of)):
+        places = [of.index(unit) for unit in part]
+        datasets = [group.datasets[place] for place in places]
+        starts = [begin(place) for place in places]
 
-    def snapshot(epoch: int, progress: training.Progress) -> None:
-        for unit, one in zip(of, replicates.unstack(progress), strict=True):
-            save(session.run, unit | {"epoch": epoch}, one.state.variables)
+        def snapshot(epoch: int, progress: training.Progress, part: list[Row] = part) -> None:
+            for unit, one in zip(part, replicates.unstack(progress), strict=True):
+                save(session.run, unit | {"epoch": epoch}, one.state.variables)
 
-    options = {"on_epoch": snapshot} if snapshots else {}
-    ended = groups.train(session, task, of, starts, group.datasets, **options)
-    networks = [
-        Pruned(one.state.variables, _like(one.state.variables, mask))
-        for one, mask in zip(ended, kept, strict=True)
-    ]
-    keep(session, group, of, networks, epochs=epochs)
-    return [network.variables for network in networks]
+        options = {"on_epoch": snapshot} if snapshots else {}
+        kept = [{"params": start.state.masks} for start in starts]
+        ended = groups.train(session, task, part, starts, datasets, **options)
+        networks = [
+            Pruned(one.state.variables, _like(one.state.variables, mask))
+            for one, mask in zip(ended, kept, strict=True)
+        ]
+        keep(session, group.workload, part, networks, datasets, epochs=epochs)
+    return [load(session, unit).variables for unit in of]
 
 
 def _like(variables: Params, kept: Masks) -> Masks:
@@ -143,14 +144,20 @@ def _like(variables: Params, kept: Masks) -> Masks:
 
 
 def keep(
-    session: Session, group: Group, of: list[Row], networks: list[Pruned], *, epochs: int
+    session: Session,
+    workload: Workload,
+    of: list[Row],
+    networks: list[Pruned],
+    datasets: list[data.Dataset],
+    *,
+    epochs: int,
 ) -> None:
     """Saves networks and adds their rows."""
     rows = []
-    for unit, network, dataset in zip(of, networks, group.datasets, strict=True):
-        columns = _counted(group.workload, network) | {"epochs": epochs}
+    for unit, network, dataset in zip(of, networks, datasets, strict=True):
+        columns = _counted(workload, network) | {"epochs": epochs}
         save(session.run, unit, network._asdict(), columns)
-        rows.append(unit | columns | measure(group.workload, network.variables, dataset))
+        rows.append(unit | columns | measure(workload, network.variables, dataset))
     record(session.run, rows, of)
 
 
