@@ -1,7 +1,7 @@
 """What several test modules share, and how their programs are compiled.
 
 Tests compile thousands of small programs and run each a few times, so that most of their time would
-be XLA's optimisation. They do without it, but for those that compare bits: `optimised`.
+be XLA's optimisation. They do without it, but for those whose bits depend on it: `optimised`.
 ``JAX_DISABLE_MOST_OPTIMIZATIONS=0`` gives every test the programs of a user's run.
 """
 

@@ -50,12 +50,12 @@ def train(
     """
     run, label = session.run, describe(units[0])
     session.check(f"{label}: 0 steps")
-    train = replicates.stack([dataset.train for dataset in datasets])
+    examples = replicates.stack([dataset.train for dataset in datasets])
     validation = replicates.stack([dataset.validation for dataset in datasets])
     taken, reached = _reached(run, units, starts)
     progress = replicates.stack(reached)
     processes.require_same(step=taken)
-    steps = train.labels.shape[1] // task.recipe.batch_size
+    steps = examples.labels.shape[1] // task.recipe.batch_size
     run.forget(
         lambda record: record.get("step", 0) > taken and any(matches(record, u) for u in units)
     )
@@ -64,7 +64,7 @@ def train(
     def due() -> bool:
         return session.due(saved)
 
-    parts = training.fit(progress, train, validation, task=task, pause=pause, handover=due)
+    parts = training.fit(progress, examples, validation, task=task, pause=pause, handover=due)
     for epoch, progress, record in parts:
         if record is not None:
             _log(run, units, epoch * steps, record)

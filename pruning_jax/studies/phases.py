@@ -1,4 +1,4 @@
-"""What the phases of a study share: units of work, their rows and checkpoints, training.
+"""What the phases of a study share: units of work, their rows and their networks.
 
 A phase writes its checkpoint first and its rows last: what has a row is finished, and what has none
 is continued from the checkpoint of its middle, or begun again, to the same bits.
@@ -9,14 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from pruning_jax import (
-    checkpointing,
-    data,
-    evaluation,
-    processes,
-    results,
-    training,
-)
+from pruning_jax import checkpointing, data, evaluation, processes, results, training
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Params
 
