@@ -221,10 +221,11 @@ def alive(pid: int) -> bool:
 
 def phase_of(workdir: Path) -> str:
     """What a run is at, by the rows that it has."""
-    if status.read(workdir).state != "running":
+    opened = records.read_json(workdir / "config.json", {})  # a run takes its directory before
+    if not opened or status.read(workdir).state != "running":
         return "starting"
     rows = collections.Counter(row["phase"] for row in records.read_lines(workdir / FILES[0]))
-    units = len(records.read_json(workdir / "config.json", {})["config"]["workload"]["criteria"])
+    units = len(opened["config"]["workload"]["criteria"])
     for phase, count in (("pretrained", 1), ("pruned", units), ("retrained", units)):
         if rows[phase] < count:
             return phase
