@@ -15,7 +15,6 @@ from pruning_jax import choices, meshes, processes, replicates
 from pruning_jax.types import PyTree
 
 _AXES = (meshes.REPLICATES, meshes.BATCH)
-_FREE_SHARE = 0.5
 _CHUNK = {"cpu": 100}
 _CHUNK_ELSEWHERE = 1_000
 
@@ -72,7 +71,7 @@ def sums(
       shared: a pytree, the same for every point.
       chunks: pytrees of examples, as `split` makes them; each of their shapes is compiled.
       size: points of a block, rounded up to as many on every device. By default one per device on
-        CPU, and what fits into the free memory on an accelerator.
+        CPU, and as many as half its memory holds on an accelerator.
 
     Yields:
       The sums of every point, in order: NumPy arrays in double precision.
@@ -195,17 +194,13 @@ def _program(function: Callable, local: int, mesh: Mesh) -> Callable:
 def _default_size(
     function: Callable, point: PyTree, shared: PyTree, chunk: PyTree, mesh: Mesh
 ) -> int:
-    """One point a device on CPU; elsewhere as many as half the free memory holds."""
+    """One point a device on CPU; elsewhere as many as `meshes.fitting` says."""
     if mesh.devices.flat[0].platform == "cpu":
         return mesh.size
-    stats = [device.memory_stats() for device in mesh.local_devices]
     stacked = _stacked([point], _shapes(point), mesh.size, mesh)
     leaves, structure = jax.tree.flatten((stacked, shared, chunk))
     one = _bytes(function, mesh, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
-    if one is None or not all(stats):
-        return mesh.size
-    free = min(stat["bytes_limit"] - stat["bytes_in_use"] for stat in stats)
-    return mesh.size * max(1, int(_FREE_SHARE * free / max(one, 1)))
+    return mesh.size * meshes.fitting(one, mesh)
 
 
 @functools.lru_cache(maxsize=64)

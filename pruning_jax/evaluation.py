@@ -52,7 +52,8 @@ def evaluate(
       variables: what it is applied to.
       batch: the examples.
       loss: of an example.
-      chunk: examples in memory at once; the means do not depend on it beyond rounding.
+      chunk: examples of all replicates that a device has in memory at once; the means do not depend
+        on it beyond rounding.
       replicated: whether the leaves of `variables` and `batch` have a leading replicate axis, and
         so the metrics.
       mesh: whose devices share replicates and their examples; by default the one in use.
@@ -65,7 +66,9 @@ def evaluate(
     if replicated:
         mesh = meshes.current() if mesh is None else mesh
         variables, batch = replicates.place((variables, batch), mesh)
-        sums = _sums(apply_fn, loss, batch.labels.shape[0], mesh)
+        placed = batch.labels.shape[0]
+        sums = _sums(apply_fn, loss, placed, mesh)
+        chunk = max(1, chunk * replicates.slots(mesh) // placed)
     totals = 0.0
     for first in range(0, examples, chunk):
         place = (slice(None),) * axis + (slice(first, first + chunk),)

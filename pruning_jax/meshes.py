@@ -23,6 +23,8 @@ from pruning_jax.types import PyTree
 REPLICATES = "replicates"
 BATCH = "batch"
 
+_SHARE = 0.5
+
 _current: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
 
 
@@ -85,6 +87,18 @@ def current() -> Mesh:
 @functools.cache
 def _everything() -> Mesh:
     return make()
+
+
+def fitting(need: int | None, mesh: Mesh) -> int:
+    """How many things of `need` bytes half the memory of every device holds: 1 or more.
+
+    The same on every process, and 1 where `need` is not known or a device does not tell.
+    """
+    stats = [device.memory_stats() for device in mesh.local_devices]
+    count = 1
+    if need and all(stats):
+        count = int(_SHARE * min(stat["bytes_limit"] for stat in stats) / need)
+    return processes.least(max(1, count))
 
 
 def put(tree: PyTree, mesh: Mesh, *axes: str) -> PyTree:

@@ -45,6 +45,13 @@ def agree(value: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.asarray(bool(value)))))
 
 
+def least(value: int) -> int:
+    """The smallest `value` of any process: the same answer on all of them."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.min(multihost_utils.process_allgather(np.asarray(value))))
+
+
 def require_same(**values: Any) -> None:
     """Checks that all processes of the job have come here with the same values.
 

@@ -4,9 +4,11 @@ On a CPU device replicates take turns; an accelerator runs several at once, by `
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from pruning_jax import meshes, processes
@@ -52,10 +54,23 @@ def slots(mesh: Mesh) -> int:
     return mesh.shape[meshes.REPLICATES]
 
 
-def groups(items: list, backend: str | None = None) -> list[list]:
-    """Which replicates run together: on CPU one a slot of the mesh, on an accelerator all."""
-    together = (backend or jax.default_backend()) != "cpu"
-    size = max(len(items), 1) if together else slots(meshes.current())
+def groups(items: list, need: Callable[[Any], int | None] | None = None) -> list[list]:
+    """Which replicates run together: in each slot of the mesh one on CPU, elsewhere what it holds.
+
+    Args:
+      items: one a replicate.
+      need: an item -> the bytes of a device's memory that its replicate takes, or ``None`` where
+        that is not known. It is asked of the first, and not on CPU. Without it all run together.
+    """
+    mesh = meshes.current()
+    if not items:
+        return []
+    if jax.default_backend() == "cpu":
+        most = slots(mesh)
+    else:
+        most = len(items) if need is None else slots(mesh) * meshes.fitting(need(items[0]), mesh)
+    rounds = -(-len(items) // most)
+    size = slots(mesh) * -(-len(items) // (rounds * slots(mesh)))  # of one size, to compile once
     return [list(items[first : first + size]) for first in range(0, len(items), size)]
 
 
@@ -64,9 +79,8 @@ def place(tree: PyTree, mesh: Mesh) -> PyTree:
     count = jax.tree.leaves(tree)[0].shape[0]
     missing = -count % slots(mesh)
     if missing:
-        tree = jax.tree.map(
-            lambda leaf: jnp.concatenate([leaf, jnp.stack([leaf[-1]] * missing)]), tree
-        )
+        filled = np.minimum(np.arange(count + missing), count - 1)
+        tree = jax.tree.map(lambda leaf: leaf[filled], tree)
     return meshes.put(tree, mesh, meshes.REPLICATES)
 
 
@@ -85,6 +99,14 @@ def trim(tree: PyTree, count: int) -> PyTree:
 def stack(items: list[PyTree]) -> PyTree:
     """Replicates -> one tree whose leaves have a leading replicate axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *items)
+
+
+def stack_on_host(items: list[PyTree]) -> PyTree:
+    """The same in the host's memory, from where `place` gives each device its own alone.
+
+    For what is large and holds no keys, such as splits of examples.
+    """
+    return jax.tree.map(lambda *leaves: np.stack([processes.fetch(x) for x in leaves]), *items)
 
 
 def unstack(tree: PyTree) -> list[PyTree]:

@@ -76,7 +76,7 @@ def toy(seed: int, examples: int = EXAMPLES) -> Batch:
 
 
 def trained() -> dict[str, np.ndarray]:
-    """Every replicate's weights at the end, its best ones and its records."""
+    """Every replicate's weights at the end, its best ones, those of three steps, its records."""
     recipe = recipes.Recipe(
         epochs=2, batch_size=BATCH, learning_rate=0.1, momentum=0.9, augment=True
     )
@@ -89,14 +89,17 @@ def trained() -> dict[str, np.ndarray]:
             training.start(task, initial(seed), jax.random.key(10 + seed), EXAMPLES)
             for seed in group
         ]
-        stacked = [replicates.stack(items) for items in (starts, batches, held)]
-        for epoch, progress, record in training.fit(*stacked, task=task):
+        examples, validation = map(replicates.stack_on_host, (batches, held))
+        state = replicates.stack([start.state for start in starts])
+        taken = replicates.unstack(training.take_steps(state, examples, 3, task=task))
+        parts = training.fit(replicates.stack(starts), examples, validation, task=task)
+        for epoch, progress, record in parts:
             ended = replicates.unstack(progress)
             for name, values in record.items():
                 for seed, value in zip(group, values, strict=True):
                     found[f"{seed} {name} {epoch}"] = np.asarray(value)
-        for seed, one in zip(group, ended, strict=True):
-            leaves = {"state": one.state.variables, "best": one.best}
+        for seed, one, after in zip(group, ended, taken, strict=True):
+            leaves = {"state": one.state.variables, "best": one.best, "taken": after.variables}
             found |= {
                 f"{seed} {name}": np.asarray(leaf)
                 for name, leaf in trees.named_leaves(leaves).items()

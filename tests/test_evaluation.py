@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pruning_jax import evaluation, losses, replicates
+from pruning_jax import evaluation, losses, meshes, replicates
 from pruning_jax.types import Batch
 
 
@@ -40,7 +40,15 @@ def test_replicates_are_evaluated_each_on_its_own_split():
     batches = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 20], BATCH) for i in range(3)]
     variables = replicates.stack([VARIABLES] * 3)
     stacked = replicates.stack(batches)
-    got = evaluation.evaluate(linear, variables, stacked, chunk=7, replicated=True)
+    seen = []
+
+    def watched(variables, inputs):
+        seen.append(len(inputs))
+        return linear(variables, inputs)
+
+    with meshes.use(meshes.make(devices=1)):
+        got = evaluation.evaluate(watched, variables, stacked, chunk=7, replicated=True)
+    assert set(seen) == {2}, "7 examples at once, of three replicates"
     expected = np.array([by_hand(batch) for batch in batches])
     np.testing.assert_allclose(got.loss, expected[:, 0], rtol=1e-5)
     np.testing.assert_allclose(got.accuracy, expected[:, 1], rtol=1e-6)

@@ -53,7 +53,7 @@ def seeds_of(run, *seeds):
 
 
 def test_a_unit_goes_on_from_the_last_group_that_it_was_in(run, monkeypatch):
-    monkeypatch.setattr(replicates, "groups", lambda members: [members])
+    monkeypatch.setattr(replicates, "groups", lambda members, need: [members])
     assert seeds_of(run, *SEEDS) == [[1, 2, 3]] and reached(run, *SEEDS) == 0
     keep(run, 3, *SEEDS)
     keep(run, 5, *SEEDS)

@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -91,6 +92,40 @@ def test_replicates_fill_the_slots_of_a_mesh(monkeypatch):
     assert placed["key"].shape == (4,)
     trimmed = replicates.trim(placed, 3)
     np.testing.assert_array_equal(trimmed["a"], tree["a"])
-    assert replicates.groups([1, 2, 3, 4, 5], "cpu") == [[1, 2, 3, 4], [5]]
-    assert replicates.groups([1, 2, 3, 4, 5], "gpu") == [[1, 2, 3, 4, 5]]
-    assert replicates.groups([], "cpu") == replicates.groups([], "gpu") == []
+
+
+class Device:
+    """One of a kind that tells how much memory it has."""
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def memory_stats(self):
+        return self.limit and {"bytes_limit": self.limit}
+
+
+@pytest.mark.parametrize(
+    ("backend", "needs", "limits", "sizes"),
+    [
+        ("cpu", 1, (100, 100), [2, 2, 2, 1]),  # one a slot, whatever fits
+        ("gpu", None, (100, 100), [7]),
+        ("gpu", 1, (100, 100), [7]),
+        ("gpu", 20, (100, 100), [4, 3]),  # half of 100 holds two of 20 on each device
+        ("gpu", 20, (100, 60), [2, 2, 2, 1]),  # the smallest device decides
+        ("gpu", 10, (60, 60), [4, 3]),  # two rounds of 6 at most: of one size
+        ("gpu", 200, (100, 100), [2, 2, 2, 1]),  # one, though it may not fit
+        ("gpu", 20, (100, None), [2, 2, 2, 1]),
+    ],
+)
+def test_as_many_replicates_run_together_as_memory_holds(
+    monkeypatch, backend, needs, limits, sizes
+):
+    mesh = SimpleNamespace(
+        shape={meshes.REPLICATES: 2}, local_devices=[Device(limit) for limit in limits]
+    )
+    monkeypatch.setattr(meshes, "current", lambda: mesh)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    need = {} if needs is None else {"need": lambda item: needs * item}
+    found = replicates.groups([1, 2, 3, 4, 5, 6, 7], **need)
+    assert [len(group) for group in found] == sizes and sum(found, []) == [1, 2, 3, 4, 5, 6, 7]
+    assert replicates.groups([], **need) == []

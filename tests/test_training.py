@@ -307,10 +307,20 @@ def test_replicates_together_agree_with_replicates_in_turn():
         )
 
 
-def test_the_backend_decides_which_replicates_run_together():
-    assert replicates.groups([1, 2, 3], "cpu") == [[1], [2], [3]]
-    assert replicates.groups([1, 2, 3], "gpu") == [[1, 2, 3]]
-    assert replicates.groups([], "gpu") == []
+def test_memory_is_of_what_a_replicate_holds_and_of_what_its_steps_compute():
+    def bytes_of(tree):
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+    few, many = toy(0, 16), toy(0, 1_016)
+    states = [begin(task_of(MLP), MLP, batch).state for batch in (few, many)]
+    of_few, of_many = (
+        training.memory(task_of(MLP), state, batch)
+        for state, batch in zip(states, (few, many), strict=True)
+    )
+    assert of_many - of_few == bytes_of(many) - bytes_of(few)
+    assert of_few >= 2 * bytes_of(states[0]) + bytes_of(few), "a step reads a state and writes one"
+    larger = task_of(MLP, batch_size=16)
+    assert training.memory(larger, begin(larger, MLP, few).state, few) > of_few
 
 
 def test_dispatched_and_scanned_epochs_agree(monkeypatch):

@@ -133,7 +133,7 @@ def _epoch(of: Setting) -> Callable[[], PyTree]:
     for group in replicates.groups(list(keys)):
         starts = [training.start(task, of.variables, key, of.case.examples) for key in group]
         train, validation = (
-            replicates.stack([batch] * len(group)) for batch in (of.batch, held_out)
+            replicates.stack_on_host([batch] * len(group)) for batch in (of.batch, held_out)
         )
         runs.append(training.fit(replicates.stack(starts), train, validation, task=task))
 

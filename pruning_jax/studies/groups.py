@@ -4,55 +4,136 @@ A group is kept as one, with the names of its units, so that each of them goes o
 other group: on any number of devices.
 """
 
+import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pruning_jax import checkpointing, data, processes, replicates, results, training
 from pruning_jax.results import records
-from pruning_jax.studies.phases import Row, Session, describe, folder_name, matches
+from pruning_jax.studies.phases import (
+    Row,
+    Session,
+    describe,
+    folder_name,
+    matches,
+    measure,
+    record,
+    save,
+)
+from pruning_jax.studies.workloads import Workload
 
 MEMBERS = "members.json"
 """In a folder of a group's checkpoints: the names of its units, in their order."""
 
 
-def equally_far(run: results.Run, units: Iterable[Row]) -> list[list[Row]]:
+class Begun(NamedTuple):
+    """The training of a unit of work before its first step.
+
+    Attributes:
+      task: what is trained and how; the same for all units of a call.
+      start: from where.
+      dataset: on what.
+      columns: of the unit's row, known before.
+    """
+
+    task: training.Task
+    start: training.Progress
+    dataset: data.Dataset
+    columns: Row = {}
+
+
+class Trained(NamedTuple):
+    """A group of units of work, trained to the end: their names, beginnings and ends."""
+
+    units: list[Row]
+    begun: list[Begun]
+    ended: list[training.Progress]
+
+
+def train(
+    session: Session,
+    units: Iterable[Row],
+    begin: Callable[[Row], Begun],
+    on_epoch: Callable[[list[Row], int, training.Progress], None] = lambda *_: None,
+    pause: Callable[[list[Row]], training.Pause | None] = lambda _: None,
+) -> Iterator[Trained]:
+    """Trains units of work group by group, each from the last step at which it is kept.
+
+    Args:
+      session: where to.
+      units: to be trained.
+      begin: a unit -> its training before the first step.
+      on_epoch: called after every epoch with the group, the epoch and the progress.
+      pause: a group -> what is done in the middle of its epochs.
+
+    Yields:
+      Each group as it ends.
+
+    Raises:
+      Stopped: the session was asked to stop; a checkpoint holds the steps taken here.
+    """
+
+    def need(unit: Row) -> int | None:
+        task, start, dataset, _ = begin(unit)
+        return training.memory(task, start.state, dataset.train)
+
+    for group in equally_far(session.run, units, need):
+        session.check(f"{describe(group[0])}: 0 steps")
+        begun = [begin(unit) for unit in group]
+        each = functools.partial(on_epoch, group)
+        yield Trained(group, begun, _train(session, group, begun, each, pause(group)))
+
+
+def finish(run: results.Run, workload: Workload, trained: Trained) -> None:
+    """Keeps the best network of each of a group's trainings, then adds their rows at once."""
+    rows = []
+    for unit, begun, progress in zip(*trained, strict=True):
+        save(run, unit, progress.best, begun.columns)
+        best = {"best_epoch": int(progress.best_epoch)}
+        measured = measure(workload, progress.best, begun.dataset)
+        rows.append(unit | begun.columns | best | measured)
+    record(run, rows, trained.units)
+
+
+def equally_far(
+    run: results.Run, units: Iterable[Row], need: Callable[[Row], int | None] | None = None
+) -> list[list[Row]]:
     """Which units train together: those whose trainings are kept at one step, as devices allow.
 
     On how many devices those were trained before does not matter.
+
+    Args:
+      run: that keeps them.
+      units: to be trained.
+      need: a unit -> the bytes of memory that its training takes, as `replicates.groups` asks.
     """
     held, by_step = _held(run), {}
     for unit in units:
         folders = [folder for folder, members in held.items() if folder_name(unit) in members]
         steps = [step for folder in folders for step in checkpointing.steps(folder)]
         by_step.setdefault(max(steps, default=0), []).append(unit)
-    found = [group for members in by_step.values() for group in replicates.groups(members)]
+    found = [group for members in by_step.values() for group in replicates.groups(members, need)]
     processes.require_same(groups=found)
     return found
 
 
-def train(
+def _train(
     session: Session,
-    task: training.Task,
     units: list[Row],
-    starts: list[training.Progress],
-    datasets: list[data.Dataset],
-    on_epoch: Callable[[int, training.Progress], None] = lambda epoch, progress: None,
-    pause: training.Pause | None = None,
+    begun: list[Begun],
+    on_epoch: Callable[[int, training.Progress], None],
+    pause: training.Pause | None,
 ) -> list[training.Progress]:
-    """Trains a group of replicates to the end, from the last step at which all of them are kept.
-
-    Raises:
-      Stopped: the session was asked to stop; a checkpoint holds the steps taken here.
-    """
-    run, label = session.run, describe(units[0])
-    session.check(f"{label}: 0 steps")
-    examples = replicates.stack([dataset.train for dataset in datasets])
-    validation = replicates.stack([dataset.validation for dataset in datasets])
-    taken, reached = _reached(run, units, starts)
+    """Trains a group of replicates to the end, from the last step at which all of them are kept."""
+    run, label, task = session.run, describe(units[0]), begun[0].task
+    examples = replicates.stack_on_host([one.dataset.train for one in begun])
+    validation = replicates.stack_on_host([one.dataset.validation for one in begun])
+    taken, reached = _reached(run, units, [one.start for one in begun])
     progress = replicates.stack(reached)
     processes.require_same(step=taken)
     steps = examples.labels.shape[1] // task.recipe.batch_size
@@ -65,13 +146,13 @@ def train(
         return session.due(saved)
 
     parts = training.fit(progress, examples, validation, task=task, pause=pause, handover=due)
-    for epoch, progress, record in parts:
-        if record is not None:
-            _log(run, units, epoch * steps, record)
+    for epoch, progress, found in parts:
+        if found is not None:
+            _log(run, units, epoch * steps, found)
             on_epoch(epoch, progress)
-            figures = {key: float(value.mean()) for key, value in record.items()}
+            figures = {key: float(value.mean()) for key, value in found.items()}
             session.report(label, epoch, task.recipe.epochs, figures)
-        if record is None or due():
+        if found is None or due():
             taken = training.taken(progress.state)
             _keep(run, units, taken, progress)
             saved = time.monotonic()

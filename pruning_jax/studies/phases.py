@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from pruning_jax import checkpointing, data, evaluation, processes, results, training
+from pruning_jax import checkpointing, data, evaluation, processes, results
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Params
 
@@ -147,23 +147,6 @@ def measure(workload: Workload, variables: Params, dataset: data.Dataset) -> Row
             f"{split}_accuracy": float(metrics.accuracy),
         }
     return found
-
-
-def finish(
-    run: results.Run,
-    workload: Workload,
-    units: list[Row],
-    ended: list[training.Progress],
-    datasets: list[data.Dataset],
-    columns: list[Row],
-) -> None:
-    """Keeps the best network of each of a group's training runs, then adds their rows at once."""
-    rows = []
-    for unit, progress, dataset, more in zip(units, ended, datasets, columns, strict=True):
-        save(run, unit, progress.best, more)
-        best = {"best_epoch": int(progress.best_epoch)}
-        rows.append(unit | more | best | measure(workload, progress.best, dataset))
-    record(run, rows, units)
 
 
 def save(run: results.Run, unit: Row, variables: Params, columns: Row | None = None) -> None:

@@ -11,7 +11,6 @@ from pruning_jax.studies import groups
 from pruning_jax.studies.phases import (
     Row,
     Session,
-    finish,
     folder_name,
     pending,
     save,
@@ -69,28 +68,24 @@ def pretrain(
     """
     units = [unit_of(workload, seed) for seed in seeds]
     snapshots = (*snapshots, rewound_epoch(workload))
-    for group in groups.equally_far(session.run, pending(session.run, units, kept=units)):
-        datasets = [workload.load(unit["seed"]) for unit in group]
-        starts = [
-            training.start(
-                workload.pretraining,
-                workload.initial(unit["seed"], dataset),
-                workload.keys(unit["seed"]).training,
-                dataset.train.labels.shape[0],
-            )
-            for unit, dataset in zip(group, datasets, strict=True)
-        ]
 
-        def snapshot(epoch, progress, group=group):
-            if epoch in snapshots:
-                for unit, one in zip(group, replicates.unstack(progress), strict=True):
-                    save(session.run, unit | {"epoch": epoch}, one.state.variables)
+    def begin(unit: Row) -> groups.Begun:
+        task, dataset = workload.pretraining, workload.load(unit["seed"])
+        variables, key = workload.initial(unit["seed"], dataset), workload.keys(unit["seed"])
+        start = training.start(task, variables, key.training, dataset.train.labels.shape[0])
+        return groups.Begun(task, start, dataset)
 
-        pause = None if visit is None else training.Pause(visit.every, _visiting(visit, group))
-        ended = groups.train(
-            session, workload.pretraining, group, starts, datasets, snapshot, pause
-        )
-        finish(session.run, workload, group, ended, datasets, [{} for _ in group])
+    def snapshot(group: list[Row], epoch: int, progress: training.Progress) -> None:
+        if epoch in snapshots:
+            for unit, one in zip(group, replicates.unstack(progress), strict=True):
+                save(session.run, unit | {"epoch": epoch}, one.state.variables)
+
+    def pause(group: list[Row]) -> training.Pause | None:
+        return visit and training.Pause(visit.every, _visiting(visit, group))
+
+    left = pending(session.run, units, kept=units)
+    for trained in groups.train(session, left, begin, snapshot, pause):
+        groups.finish(session.run, workload, trained)
 
 
 def rewound_epoch(workload: Workload) -> int | None:

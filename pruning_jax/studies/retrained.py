@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from pruning_jax import data, retraining
 from pruning_jax.studies import groups
-from pruning_jax.studies.phases import Row, Session, finish, pending
+from pruning_jax.studies.phases import Row, Session, pending
 from pruning_jax.studies.pretrained import load_dense, rewound_epoch
 from pruning_jax.studies.pruned import Pruned, counted, load_pruned
 from pruning_jax.studies.workloads import Workload
@@ -20,24 +20,21 @@ def retrain(session: Session, workload: Workload, units: Iterable[Row]) -> None:
       units: of pruned networks that were kept; their rows here have ``phase="retrained"``.
     """
     units = [unit | {"phase": "retrained"} for unit in units]
-    for group in groups.equally_far(session.run, pending(session.run, units)):
-        networks = [load_pruned(session, unit) for unit in group]
-        datasets = [workload.load(unit["seed"]) for unit in group]
-        begun = [
-            retraining.begin(
-                workload.retraining,
-                workload.pretraining,
-                _history(session, workload, unit, network, dataset),
-                network.masks["params"],
-                key=workload.keys(unit["seed"]).retraining,
-                examples=workload.examples,
-            )
-            for unit, network, dataset in zip(group, networks, datasets, strict=True)
-        ]
-        tasks, starts = zip(*begun, strict=True)
-        ended = groups.train(session, tasks[0], group, list(starts), datasets)
-        columns = [counted(network) for network in networks]
-        finish(session.run, workload, group, ended, datasets, columns)
+
+    def begin(unit: Row) -> groups.Begun:
+        network, dataset = load_pruned(session, unit), workload.load(unit["seed"])
+        task, start = retraining.begin(
+            workload.retraining,
+            workload.pretraining,
+            _history(session, workload, unit, network, dataset),
+            network.masks["params"],
+            key=workload.keys(unit["seed"]).retraining,
+            examples=workload.examples,
+        )
+        return groups.Begun(task, start, dataset, counted(network))
+
+    for trained in groups.train(session, pending(session.run, units), begin):
+        groups.finish(session.run, workload, trained)
 
 
 def _history(

@@ -10,7 +10,7 @@ import numpy as np
 from pruning_jax import evaluation, masks, meshes, processes, recipes, replicates, trees
 from pruning_jax.training import pieces, steps
 from pruning_jax.training.regularisers import ScaleL1
-from pruning_jax.training.steps import Pause, Task, TrainFn, TrainState, taken, train_step
+from pruning_jax.training.steps import Pause, Task, TrainFn, TrainState, memory, taken, train_step
 from pruning_jax.types import Array, Batch, Masks, Params
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "TrainFn",
     "TrainState",
     "fit",
+    "memory",
     "start",
     "take_steps",
     "taken",

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +168,35 @@ def scans(programs: Programs, state: TrainState, train: Batch, order: Array) -> 
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (state, train, order[:, 0])
     )
     return "conv_general_dilated" not in str(jax.make_jaxpr(programs.single_step)(*first))
+
+
+def memory(task: Task, state: TrainState, train: Batch) -> int | None:
+    """The bytes of a device's memory that one replicate's steps take, if the compiler says so.
+
+    Args:
+      task: what is trained and how.
+      state: of one replicate.
+      train: its training examples.
+    """
+    leaves, structure = jax.tree.flatten((state, train))
+    return _memory(task, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+
+
+@functools.lru_cache(maxsize=64)
+def _memory(task: Task, structure: Any, arrays: tuple) -> int | None:
+    described = [jax.ShapeDtypeStruct(*array) for array in arrays]
+    state, train = jax.tree.unflatten(structure, described)
+    tx = recipes.optimizer(task.recipe, of_an_epoch(task, train.labels.shape[0]))
+
+    def step(state, train, index):
+        return train_step(task, tx, state, Batch(train.inputs[index], train.labels[index]))
+
+    index = jax.ShapeDtypeStruct((task.recipe.batch_size,), jnp.int32)
+    needs = jax.jit(step).lower(state, train, index).compile().memory_analysis()
+    if needs is None:
+        return None
+    held = needs.argument_size_in_bytes + needs.output_size_in_bytes
+    return held + needs.temp_size_in_bytes
 
 
 def taken(state: TrainState) -> int:

@@ -118,23 +118,24 @@ def train(
     Returns:
       The variables of each.
     """
-    for part in groups.equally_far(session.run, pending(session.run, of, kept=of)):
-        places = [of.index(unit) for unit in part]
-        datasets = [group.datasets[place] for place in places]
-        starts = [begin(place) for place in places]
 
-        def snapshot(epoch: int, progress: training.Progress, part: list[Row] = part) -> None:
+    def begun(unit: Row) -> groups.Begun:
+        place = of.index(unit)
+        return groups.Begun(task, begin(place), group.datasets[place])
+
+    def snapshot(part: list[Row], epoch: int, progress: training.Progress) -> None:
+        if snapshots:
             for unit, one in zip(part, replicates.unstack(progress), strict=True):
                 save(session.run, unit | {"epoch": epoch}, one.state.variables)
 
-        options = {"on_epoch": snapshot} if snapshots else {}
-        kept = [{"params": start.state.masks} for start in starts]
-        ended = groups.train(session, task, part, starts, datasets, **options)
+    for trained in groups.train(session, pending(session.run, of, kept=of), begun, snapshot):
+        states = [one.state for one in trained.ended]
         networks = [
-            Pruned(one.state.variables, _like(one.state.variables, mask))
-            for one, mask in zip(ended, kept, strict=True)
+            Pruned(state.variables, _like(state.variables, {"params": state.masks}))
+            for state in states
         ]
-        keep(session, group.workload, part, networks, datasets, epochs=epochs)
+        datasets = [one.dataset for one in trained.begun]
+        keep(session, group.workload, trained.units, networks, datasets, epochs=epochs)
     return [load(session, unit).variables for unit in of]
 
 
