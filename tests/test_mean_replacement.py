@@ -199,16 +199,13 @@ def test_fine_tuning_starts_from_the_probe_and_keeps_removed_units_out(finished,
         return seen[-1][1]
 
     monkeypatch.setattr(fine_tuned.training, "take_steps", watched)
-    dense = pretrained.load_dense(session, workload, 3, step=20)
-    graph, _, examples, scored = network(finished, 20)
-    train = fine_tuned.replicates.stack([dense.dataset.train])
-    for row in of_phase(rows, "fine_tuned", criterion="abs_mrs"):
-        unit = {key: value for key, value in row.items() if key != "penalty"}
-        losses = fine_tuned._losses(session, workload, graph, dense, examples, scored, train, unit)
-        where = {"step": 20, "split": row["split"], "layers": "all", "fraction": 0.5}
-        (probed,) = of_phase(rows, "probed", **where)
-        again = {n: found[row["split"]] - probed["loss"] for n, found in losses.items()}
-        np.testing.assert_allclose(list(again.values()), list(row["penalty"].values()), atol=1e-5)
+    asked = of_phase(rows, "fine_tuned", criterion="abs_mrs", split="train")
+    probe = fine_tuned.load(session, workload, 3, 20)
+    together = fine_tuned.losses(session, workload, probe, asked)
+    (before,) = of_phase(rows, "probed", step=20, split="train", layers="all", fraction=0.5)
+    for row, found in zip(asked, together, strict=True):
+        again = [found[count]["train"] - before["loss"] for count in (0, 2, 12)]
+        np.testing.assert_allclose(again, list(row["penalty"].values()), atol=1e-5)
     for kept, state in seen:
         removed = trees.map_selected(
             lambda mask, leaf: np.asarray(leaf)[~np.asarray(mask)], kept, state.params

@@ -199,19 +199,15 @@ def _mean_replacement(of: Counting) -> list[Task]:
     runs *= len(list(grid.fine_tuned_units(of, of.seeds[0], 0))) // len(own["evaluation_splits"])
     steps = max(tuning["steps"], default=0)
     losses = len(own["evaluation_splits"]) * (1 + len(tuning["steps"])) * measured
-    batch = of.recipe.batch_size
-    passes = work.TRAINING * steps * batch + losses
+    passes = work.TRAINING * steps * of.recipe.batch_size + losses
+    tuned = (of.network, "training", runs, passes, steps, of.recipe.batch_size, 2)
     count = seeds * len(probes)
     return [
         dense,
         of.forward("scores on the way", seeds * selections, work.GRADIENT * scoring),
         of.forward("scores of probes", count, work.GRADIENT * scoring, phase=1),
         of.forward("variants of probes", count * variants, measured, phase=1, spread="points"),
-        *(
-            [Task("fine-tuned", of.network, "training", runs, passes, steps, batch, 2)]
-            if runs
-            else []
-        ),
+        *([Task("fine-tuned", *tuned, spread="replicates")] if runs else []),
     ]
 
 

@@ -1,7 +1,9 @@
 """Fine-tuning in the mean-replacement study: what is left of the penalty after some steps."""
 
+import functools
 import itertools
 import math
+from typing import NamedTuple
 
 import jax
 
@@ -11,36 +13,105 @@ from pruning_jax.studies.mean_replacement.scoring import Examples, Scored
 from pruning_jax.studies.phases import Row, Session, describe, pending, record
 from pruning_jax.studies.pretrained import Dense, load_dense
 from pruning_jax.studies.workloads import Workload
-from pruning_jax.types import Batch, Params
+from pruning_jax.types import Params
 from pruning_jax.units import UnitGraph
+
+
+class Probed(NamedTuple):
+    """A probed network, from which fine-tuning runs start, and what is known of it."""
+
+    graph: UnitGraph
+    dense: Dense
+    examples: Examples
+    scored: Scored
 
 
 def fine_tune(session: Session, workload: Workload) -> None:
     """Prunes probed networks with and without replacement, and trains each for some steps.
 
     Every run has a fresh optimiser, keeps its removed units at zero, and of one seed and probe all
-    take the same batches in the same order.
+    take the same batches in the same order. They train together, as many as the devices allow.
     """
-    graph, probes = grid.graph_of(workload), workload.settings["fine_tuning"]["probes"]
+    probes = workload.settings["fine_tuning"]["probes"]
+    of_a_run = len(workload.settings["evaluation_splits"])
     for seed, step in itertools.product(workload.seeds, probes):
         asked = list(grid.fine_tuned_units(workload, seed, step))
         left = pending(session.run, asked)
         if not left:
             continue
-        dense = load_dense(session, workload, seed, step=step)
-        examples = scoring.draw(workload, dense.dataset, seed)
-        scored = scoring.score(workload, graph, dense.variables, examples, seed=seed, step=step)
-        train = replicates.stack([dense.dataset.train])
-        before = _losses_of(workload, dense.variables, examples)
-        of_a_run = len(workload.settings["evaluation_splits"])
-        for first in range(0, len(asked), of_a_run):
-            run = asked[first : first + of_a_run]
-            if not any(unit in left for unit in run):
-                continue
-            losses = _losses(session, workload, graph, dense, examples, scored, train, run[0])
-            rows = [unit | {"penalty": _penalty(losses, before, unit["split"])} for unit in run]
-            record(session.run, rows, run)
-            session.tell(describe(run[0]), first + of_a_run, len(asked), rows[0]["penalty"])
+        runs = [asked[first : first + of_a_run] for first in range(0, len(asked), of_a_run)]
+        runs = [run for run in runs if any(unit in left for unit in run)]
+        network = load(session, workload, seed, step)
+        before = _losses_of(workload, network.dense.variables, network.examples)
+        for group in replicates.groups(runs, functools.partial(_memory, workload, network)):
+            found = losses(session, workload, network, [run[0] for run in group])
+            for run, after in zip(group, found, strict=True):
+                rows = [unit | {"penalty": _penalty(after, before, unit["split"])} for unit in run]
+                record(session.run, rows, run)
+                done = asked.index(run[-1]) + 1
+                session.tell(describe(run[0]), done, len(asked), rows[0]["penalty"])
+
+
+def load(session: Session, workload: Workload, seed: int, step: int) -> Probed:
+    """The network of a probe, scored as it was then."""
+    graph, dense = grid.graph_of(workload), load_dense(session, workload, seed, step=step)
+    examples = scoring.draw(workload, dense.dataset, seed)
+    scored = scoring.score(workload, graph, dense.variables, examples, seed=seed, step=step)
+    return Probed(graph, dense, examples, scored)
+
+
+def losses(
+    session: Session, workload: Workload, network: Probed, of: list[Row]
+) -> list[dict[int, dict[str, float]]]:
+    """Fine-tunes a group; for each unit, steps -> the loss on each split; pruned alone at 0."""
+    stops, found = workload.settings["fine_tuning"]["steps"], [{} for _ in of]
+    state = replicates.stack([_start(workload, network, unit) for unit in of])
+    train, evaluated = (
+        replicates.stack_on_host([examples] * len(of))
+        for examples in (network.dense.dataset.train, network.examples.evaluation)
+    )
+
+    def measure(count: int, state: training.TrainState) -> None:
+        apply_fn, variables = workload.pretraining.apply_fn, state.variables
+        for split, batch in evaluated.items():
+            after = evaluation.evaluate(apply_fn, variables, batch, replicated=True).loss
+            for one, loss in zip(found, after, strict=True):
+                one.setdefault(count, {})[split] = float(loss)
+
+    def call(count: int, state: training.TrainState) -> None:
+        if count in stops:
+            measure(count, state)
+        session.check(f"{describe(of[0])}: step {count}/{max(stops)}")
+
+    measure(0, state)
+    pause = training.Pause(math.gcd(*stops), call)
+    training.take_steps(state, train, max(stops), task=_task(workload), pause=pause)
+    return found
+
+
+def _task(workload: Workload) -> training.Task:
+    return workload.pretraining._replace(recipe=workload.retraining.recipe)
+
+
+def _start(workload: Workload, network: Probed, unit: Row) -> training.TrainState:
+    """A pruned network before its first step."""
+    graph, dense, _, scored = network
+    scores = scored.scores[unit["criterion"]]
+    unit_masks = grid.masks_of(workload, graph, scores, unit["layers"], unit["fraction"])
+    if unit["replacement"] == "mean":
+        means = scored.statistics.means
+        variables = replacement.fold_means(graph, dense.variables, means, unit_masks)
+    else:
+        variables = units.remove(graph, dense.variables, unit_masks)
+    kept = units.parameter_masks(graph, dense.variables, unit_masks)["params"]
+    key = jax.random.fold_in(workload.keys(unit["seed"]).retraining, unit["step"])
+    return training.start(_task(workload), variables, key, workload.examples, kept).state
+
+
+def _memory(workload: Workload, network: Probed, run: list[Row]) -> int | None:
+    """The bytes of a device's memory that a run takes."""
+    state = _start(workload, network, run[0])
+    return training.memory(_task(workload), state, network.dense.dataset.train)
 
 
 def _losses_of(workload: Workload, variables: Params, examples: Examples) -> dict[str, float]:
@@ -56,44 +127,3 @@ def _penalty(
     losses: dict[int, dict[str, float]], before: dict[str, float], split: str
 ) -> dict[str, float]:
     return {str(count): found[split] - before[split] for count, found in losses.items()}
-
-
-def _losses(
-    session: Session,
-    workload: Workload,
-    graph: UnitGraph,
-    dense: Dense,
-    examples: Examples,
-    scored: Scored,
-    train: Batch,
-    unit: Row,
-) -> dict[int, dict[str, float]]:
-    """Steps of fine-tuning -> the loss on each split; pruned alone at 0 steps."""
-    scores = scored.scores[unit["criterion"]]
-    unit_masks = grid.masks_of(workload, graph, scores, unit["layers"], unit["fraction"])
-    if unit["replacement"] == "mean":
-        means = scored.statistics.means
-        variables = replacement.fold_means(graph, dense.variables, means, unit_masks)
-    else:
-        variables = units.remove(graph, dense.variables, unit_masks)
-    kept = units.parameter_masks(graph, dense.variables, unit_masks)["params"]
-    key = jax.random.fold_in(workload.keys(unit["seed"]).retraining, unit["step"])
-    task = workload.pretraining._replace(recipe=workload.retraining.recipe)
-    start = training.start(task, variables, key, workload.examples, kept)
-    stops = workload.settings["fine_tuning"]["steps"]
-    losses = {0: _losses_of(workload, variables, examples)}
-
-    def call(count: int, state: training.TrainState) -> None:
-        if count in stops:
-            (one,) = replicates.unstack(state)
-            losses[count] = _losses_of(workload, one.variables, examples)
-        session.check(f"{describe(unit)}: step {count}/{max(stops)}")
-
-    training.take_steps(
-        replicates.stack([start.state]),
-        train,
-        max(stops),
-        task=task,
-        pause=training.Pause(math.gcd(*stops), call),
-    )
-    return losses
