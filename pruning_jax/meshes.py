@@ -90,15 +90,15 @@ def _everything() -> Mesh:
 
 
 def fitting(need: int | None, mesh: Mesh) -> int:
-    """How many things of `need` bytes half the memory of every device holds: 1 or more.
+    """How many things of `need` bytes every device holds in half its memory, if so much is free.
 
-    The same on every process, and 1 where `need` is not known or a device does not tell.
+    The same on every process; 1 at least, and where `need` is not known or a device does not tell.
     """
-    stats = [device.memory_stats() for device in mesh.local_devices]
-    count = 1
-    if need and all(stats):
-        count = int(_SHARE * min(stat["bytes_limit"] for stat in stats) / need)
-    return processes.least(max(1, count))
+    stats = [device.memory_stats() or {} for device in mesh.local_devices]
+    limits = [stat.get("bytes_limit", 0) for stat in stats]
+    free = [limit - stat.get("bytes_in_use", 0) for limit, stat in zip(limits, stats, strict=True)]
+    room = min(_SHARE * min(limits), *free)
+    return processes.least(max(1, int(room / need)) if need else 1)
 
 
 def put(tree: PyTree, mesh: Mesh, *axes: str) -> PyTree:

@@ -70,7 +70,7 @@ def groups(items: list, need: Callable[[Any], int | None] | None = None) -> list
     else:
         most = len(items) if need is None else slots(mesh) * meshes.fitting(need(items[0]), mesh)
     rounds = -(-len(items) // most)
-    size = slots(mesh) * -(-len(items) // (rounds * slots(mesh)))  # of one size, to compile once
+    size = slots(mesh) * -(-len(items) // (rounds * slots(mesh)))  # of about one size
     return [list(items[first : first + size]) for first in range(0, len(items), size)]
 
 
@@ -106,7 +106,7 @@ def stack_on_host(items: list[PyTree]) -> PyTree:
 
     For what is large and holds no keys, such as splits of examples.
     """
-    return jax.tree.map(lambda *leaves: np.stack([processes.fetch(x) for x in leaves]), *items)
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *items)
 
 
 def unstack(tree: PyTree) -> list[PyTree]:

@@ -202,7 +202,7 @@ def running(folder: Path) -> dict[int, Path]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and alive(int(entry.name)):
             try:
-                words = (entry / "cmdline").read_bytes().decode().split("\0")
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue
             for word in words:

@@ -129,12 +129,13 @@ def finish(workdir: pathlib.Path, *, count: int) -> None:
         assert one.wait(timeout=200) == 0, workdir.with_suffix(f".{process}").read_text()
 
 
-def wait_for(workdir: pathlib.Path, records: int) -> None:
-    """Until so many records are there."""
+def wait_for(workdir: pathlib.Path, starts: int, records: int) -> None:
+    """Until a job has been started so often and so many records are there."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
         with contextlib.suppress(OSError):
-            if len(results.read(workdir).metrics) >= records:
+            found = results.read(workdir)
+            if len(found.provenance.get("started", ())) >= starts and len(found.metrics) >= records:
                 return
         time.sleep(0.02)
     raise AssertionError("the job did not train in time")
@@ -144,8 +145,8 @@ def test_two_processes_give_the_result_of_one_through_the_death_of_each(tmp_path
     one, two = tmp_path / "one", tmp_path / "two"
     finish(one, count=1)
     job = start(two, count=2)
-    for dies, records in [(1, 4), (0, 10)]:
-        wait_for(two, records)
+    for starts, dies, records in [(1, 1, 4), (2, 0, 10)]:
+        wait_for(two, starts, records)
         job[dies].kill()
         job[dies].wait()
         died = time.monotonic()

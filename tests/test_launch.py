@@ -167,7 +167,7 @@ def test_replicates_together_give_the_rows_of_replicates_in_turn(tmp_path, monke
     study, tables = studies.find("comparison"), []
     for name in ("in_turn", "together"):
         if name == "together":
-            monkeypatch.setattr(replicates, "groups", lambda items: [items] if items else [])
+            monkeypatch.setattr(replicates, "groups", lambda items, need: [items] if items else [])
         with results.open_run(tmp_path / name, config, study="comparison") as run:
             study.run(study.build(config), phases.Session(run, lambda *_: None))
             tables.append(run.rows())

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from pruning_jax import (
     trees,
     units,
 )
+from pruning_jax.results import records
 from pruning_jax.studies import mean_replacement, phases, pretrained
 from pruning_jax.studies.mean_replacement import fine_tuned, grid, regression, scoring
 
@@ -201,7 +203,7 @@ def test_fine_tuning_starts_from_the_probe_and_keeps_removed_units_out(finished,
     monkeypatch.setattr(fine_tuned.training, "take_steps", watched)
     asked = of_phase(rows, "fine_tuned", criterion="abs_mrs", split="train")
     probe = fine_tuned.load(session, workload, 3, 20)
-    together = fine_tuned.losses(session, workload, probe, asked)
+    together = fine_tuned.train(session, workload, probe, asked)
     (before,) = of_phase(rows, "probed", step=20, split="train", layers="all", fraction=0.5)
     for row, found in zip(asked, together, strict=True):
         again = [found[count]["train"] - before["loss"] for count in (0, 2, 12)]
@@ -212,6 +214,26 @@ def test_fine_tuning_starts_from_the_probe_and_keeps_removed_units_out(finished,
         )
         removed = np.concatenate(jax.tree.leaves(removed))
         assert len(removed) > 100 and not removed.any()
+
+
+def test_a_stop_keeps_every_run_of_a_group_that_is_fine_tuned(finished, tmp_path, monkeypatch):
+    workload, session, rows = finished
+    workdir = tmp_path / "run"
+    shutil.copytree(session.run.path, workdir)
+    asked = []
+
+    def train(session, workload, network, of):
+        asked.append(True)
+        return [{count: {split: 1.0 for split in grid.SPLITS} for count in (0, 2, 12)} for _ in of]
+
+    monkeypatch.setattr(fine_tuned, "train", train)
+    monkeypatch.setattr(fine_tuned.replicates, "groups", lambda runs, need: [runs])
+    before = [row for row in rows if row["phase"] != "fine_tuned"]
+    (workdir / "results.jsonl").write_text(records.to_lines(before))
+    with results.open_run(workdir, results.read(workdir).config, study="mean_replacement") as run:
+        with pytest.raises(phases.Stopped):
+            fine_tuned.fine_tune(phases.Session(run, lambda *_: None, lambda: asked), workload)
+        assert len(of_phase(run.rows(), "fine_tuned")) == len(of_phase(rows, "fine_tuned"))
 
 
 class _Stop(Exception):

@@ -95,37 +95,38 @@ def test_replicates_fill_the_slots_of_a_mesh(monkeypatch):
 
 
 class Device:
-    """One of a kind that tells how much memory it has."""
+    """One of a kind that tells how much memory it has, or that it does not know."""
 
-    def __init__(self, limit):
-        self.limit = limit
+    def __init__(self, limit, used):
+        self.stats = {"bytes_limit": limit, "bytes_in_use": used} if limit else None
 
     def memory_stats(self):
-        return self.limit and {"bytes_limit": self.limit}
+        return self.stats
 
 
 @pytest.mark.parametrize(
-    ("backend", "needs", "limits", "sizes"),
+    ("backend", "need", "limits", "used", "sizes"),
     [
-        ("cpu", 1, (100, 100), [2, 2, 2, 1]),  # one a slot, whatever fits
-        ("gpu", None, (100, 100), [7]),
-        ("gpu", 1, (100, 100), [7]),
-        ("gpu", 20, (100, 100), [4, 3]),  # half of 100 holds two of 20 on each device
-        ("gpu", 20, (100, 60), [2, 2, 2, 1]),  # the smallest device decides
-        ("gpu", 10, (60, 60), [4, 3]),  # two rounds of 6 at most: of one size
-        ("gpu", 200, (100, 100), [2, 2, 2, 1]),  # one, though it may not fit
-        ("gpu", 20, (100, None), [2, 2, 2, 1]),
+        ("cpu", 1, (100, 100), 0, [2, 2, 2, 1]),  # one a slot, whatever fits
+        ("gpu", None, (100, 100), 0, [7]),
+        ("gpu", 1, (100, 100), 50, [7]),
+        ("gpu", 20, (100, 100), 50, [4, 3]),  # half of 100 holds two of 20 on each device
+        ("gpu", 20, (100, 100), 70, [2, 2, 2, 1]),  # less than half is free
+        ("gpu", 20, (100, 60), 0, [2, 2, 2, 1]),  # the smallest device decides
+        ("gpu", 10, (60, 60), 0, [4, 3]),  # two rounds of 6 at most: of about one size
+        ("gpu", 200, (100, 100), 0, [2, 2, 2, 1]),  # one, though it may not fit
+        ("gpu", 20, (100, None), 0, [2, 2, 2, 1]),
     ],
 )
 def test_as_many_replicates_run_together_as_memory_holds(
-    monkeypatch, backend, needs, limits, sizes
+    monkeypatch, backend, need, limits, used, sizes
 ):
     mesh = SimpleNamespace(
-        shape={meshes.REPLICATES: 2}, local_devices=[Device(limit) for limit in limits]
+        shape={meshes.REPLICATES: 2}, local_devices=[Device(limit, used) for limit in limits]
     )
     monkeypatch.setattr(meshes, "current", lambda: mesh)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    need = {} if needs is None else {"need": lambda item: needs * item}
-    found = replicates.groups([1, 2, 3, 4, 5, 6, 7], **need)
+    asked = need and (lambda item: need * item)
+    found = replicates.groups([1, 2, 3, 4, 5, 6, 7], asked)
     assert [len(group) for group in found] == sizes and sum(found, []) == [1, 2, 3, 4, 5, 6, 7]
-    assert replicates.groups([], **need) == []
+    assert replicates.groups([], asked) == []

@@ -32,7 +32,7 @@ def run_here(job, _):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found in /proc")
 def test_a_sweep_killed_at_random_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
     killed = tmp_path / "killed"
-    kills, _ = soak.killed(killed, "few", KILLS, 3.0, random.Random(0), processes=1, begun=True)
+    kills, _ = soak.killed(killed, "few", KILLS, 2.0, random.Random(0), processes=1, begun=True)
     assert len(kills) == KILLS, kills
     monkeypatch.setattr(commands, "execute", run_here)
     file, whole = f"{Path(soak.__file__)}:few", tmp_path / "whole"

@@ -29,6 +29,11 @@ class Dataset(NamedTuple):
     name: str
 
 
+def on_host(dataset: Dataset) -> Dataset:
+    """The same dataset in the host's memory, as NumPy arrays."""
+    return Dataset(*(jax.tree.map(np.asarray, split) for split in dataset[:3]), *dataset[3:])
+
+
 def load(
     name: str,
     *,

@@ -7,7 +7,7 @@ other group: on any number of devices.
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,66 +37,75 @@ class Begun(NamedTuple):
     Attributes:
       task: what is trained and how; the same for all units of a call.
       start: from where.
-      dataset: on what.
       columns: of the unit's row, known before.
     """
 
     task: training.Task
     start: training.Progress
-    dataset: data.Dataset
     columns: Row = {}
 
 
 class Trained(NamedTuple):
-    """A group of units of work, trained to the end: their names, beginnings and ends."""
+    """Units of work that were trained together, each field in their order.
+
+    Attributes:
+      units: their names.
+      datasets: what they were trained on, in the host's memory.
+      columns: of their rows, known before.
+      ended: their trainings at the end.
+    """
 
     units: list[Row]
-    begun: list[Begun]
+    datasets: list[data.Dataset]
+    columns: list[Row]
     ended: list[training.Progress]
 
 
 def train(
     session: Session,
     units: Iterable[Row],
-    begin: Callable[[Row], Begun],
+    load: Callable[[int], data.Dataset],
+    begin: Callable[[Row, data.Dataset], Begun],
+    finish: Callable[[Trained], None],
     on_epoch: Callable[[list[Row], int, training.Progress], None] = lambda *_: None,
     pause: Callable[[list[Row]], training.Pause | None] = lambda _: None,
-) -> Iterator[Trained]:
+) -> None:
     """Trains units of work group by group, each from the last step at which it is kept.
 
     Args:
       session: where to.
       units: to be trained.
-      begin: a unit -> its training before the first step.
+      load: a seed -> its data.
+      begin: a unit and its data -> its training before the first step.
+      finish: called with every group as it ends.
       on_epoch: called after every epoch with the group, the epoch and the progress.
       pause: a group -> what is done in the middle of its epochs.
-
-    Yields:
-      Each group as it ends.
 
     Raises:
       Stopped: the session was asked to stop; a checkpoint holds the steps taken here.
     """
 
     def need(unit: Row) -> int | None:
-        task, start, dataset, _ = begin(unit)
-        return training.memory(task, start.state, dataset.train)
+        dataset = load(unit["seed"])
+        task, start, _ = begin(unit, dataset)
+        return training.memory(start, dataset.train, dataset.validation, task=task)
 
     for group in equally_far(session.run, units, need):
         session.check(f"{describe(group[0])}: 0 steps")
-        begun = [begin(unit) for unit in group]
+        seeds = [unit["seed"] for unit in group]
+        loaded = {seed: data.on_host(load(seed)) for seed in dict.fromkeys(seeds)}
+        datasets = [loaded[seed] for seed in seeds]
         each = functools.partial(on_epoch, group)
-        yield Trained(group, begun, _train(session, group, begun, each, pause(group)))
+        finish(_train(session, group, datasets, begin, each, pause(group)))
 
 
 def finish(run: results.Run, workload: Workload, trained: Trained) -> None:
     """Keeps the best network of each of a group's trainings, then adds their rows at once."""
     rows = []
-    for unit, begun, progress in zip(*trained, strict=True):
-        save(run, unit, progress.best, begun.columns)
+    for unit, dataset, columns, progress in zip(*trained, strict=True):
+        save(run, unit, progress.best, columns)
         best = {"best_epoch": int(progress.best_epoch)}
-        measured = measure(workload, progress.best, begun.dataset)
-        rows.append(unit | begun.columns | best | measured)
+        rows.append(unit | columns | best | measure(workload, progress.best, dataset))
     record(run, rows, trained.units)
 
 
@@ -117,24 +126,26 @@ def equally_far(
         folders = [folder for folder, members in held.items() if folder_name(unit) in members]
         steps = [step for folder in folders for step in checkpointing.steps(folder)]
         by_step.setdefault(max(steps, default=0), []).append(unit)
-    found = [group for members in by_step.values() for group in replicates.groups(members, need)]
-    processes.require_same(groups=found)
-    return found
+    processes.require_same(kept=by_step)
+    return [group for members in by_step.values() for group in replicates.groups(members, need)]
 
 
 def _train(
     session: Session,
     units: list[Row],
-    begun: list[Begun],
+    datasets: list[data.Dataset],
+    begin: Callable[[Row, data.Dataset], Begun],
     on_epoch: Callable[[int, training.Progress], None],
     pause: training.Pause | None,
-) -> list[training.Progress]:
+) -> Trained:
     """Trains a group of replicates to the end, from the last step at which all of them are kept."""
-    run, label, task = session.run, describe(units[0]), begun[0].task
-    examples = replicates.stack_on_host([one.dataset.train for one in begun])
-    validation = replicates.stack_on_host([one.dataset.validation for one in begun])
-    taken, reached = _reached(run, units, [one.start for one in begun])
+    run, label = session.run, describe(units[0])
+    (task, *_), starts, columns = zip(*map(begin, units, datasets), strict=True)
+    taken, reached = _reached(run, units, list(starts))
     progress = replicates.stack(reached)
+    del starts, reached  # no device holds them besides
+    examples = replicates.stack_on_host([dataset.train for dataset in datasets])
+    validation = replicates.stack_on_host([dataset.validation for dataset in datasets])
     processes.require_same(step=taken)
     steps = examples.labels.shape[1] // task.recipe.batch_size
     run.forget(
@@ -157,7 +168,7 @@ def _train(
             _keep(run, units, taken, progress)
             saved = time.monotonic()
             session.check(f"{label}: step {taken}/{task.recipe.epochs * steps}")
-    return replicates.unstack(progress)
+    return Trained(units, datasets, list(columns), replicates.unstack(progress))
 
 
 def _held(run: results.Run) -> dict[Path, list[str]]:

@@ -1,5 +1,6 @@
 """The first phase of a study: dense networks, trained."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -69,11 +70,10 @@ def pretrain(
     units = [unit_of(workload, seed) for seed in seeds]
     snapshots = (*snapshots, rewound_epoch(workload))
 
-    def begin(unit: Row) -> groups.Begun:
-        task, dataset = workload.pretraining, workload.load(unit["seed"])
-        variables, key = workload.initial(unit["seed"], dataset), workload.keys(unit["seed"])
-        start = training.start(task, variables, key.training, dataset.train.labels.shape[0])
-        return groups.Begun(task, start, dataset)
+    def begin(unit: Row, dataset: data.Dataset) -> groups.Begun:
+        task, variables = workload.pretraining, workload.initial(unit["seed"], dataset)
+        key, examples = workload.keys(unit["seed"]).training, len(dataset.train.labels)
+        return groups.Begun(task, training.start(task, variables, key, examples))
 
     def snapshot(group: list[Row], epoch: int, progress: training.Progress) -> None:
         if epoch in snapshots:
@@ -84,8 +84,8 @@ def pretrain(
         return visit and training.Pause(visit.every, _visiting(visit, group))
 
     left = pending(session.run, units, kept=units)
-    for trained in groups.train(session, left, begin, snapshot, pause):
-        groups.finish(session.run, workload, trained)
+    finish = functools.partial(groups.finish, session.run, workload)
+    groups.train(session, left, workload.load, begin, finish, snapshot, pause)
 
 
 def rewound_epoch(workload: Workload) -> int | None:

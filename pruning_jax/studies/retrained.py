@@ -1,5 +1,6 @@
 """The third phase of a study: pruned networks, trained again under their masks."""
 
+import functools
 from collections.abc import Iterable
 
 from pruning_jax import data, retraining
@@ -21,8 +22,8 @@ def retrain(session: Session, workload: Workload, units: Iterable[Row]) -> None:
     """
     units = [unit | {"phase": "retrained"} for unit in units]
 
-    def begin(unit: Row) -> groups.Begun:
-        network, dataset = load_pruned(session, unit), workload.load(unit["seed"])
+    def begin(unit: Row, dataset: data.Dataset) -> groups.Begun:
+        network = load_pruned(session, unit)
         task, start = retraining.begin(
             workload.retraining,
             workload.pretraining,
@@ -31,10 +32,10 @@ def retrain(session: Session, workload: Workload, units: Iterable[Row]) -> None:
             key=workload.keys(unit["seed"]).retraining,
             examples=workload.examples,
         )
-        return groups.Begun(task, start, dataset, counted(network))
+        return groups.Begun(task, start, counted(network))
 
-    for trained in groups.train(session, pending(session.run, units), begin):
-        groups.finish(session.run, workload, trained)
+    finish = functools.partial(groups.finish, session.run, workload)
+    groups.train(session, pending(session.run, units), workload.load, begin, finish)
 
 
 def _history(

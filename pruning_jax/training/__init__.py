@@ -10,8 +10,8 @@ import numpy as np
 from pruning_jax import evaluation, masks, meshes, processes, recipes, replicates, trees
 from pruning_jax.training import pieces, steps
 from pruning_jax.training.regularisers import ScaleL1
-from pruning_jax.training.steps import Pause, Task, TrainFn, TrainState, memory, taken, train_step
-from pruning_jax.types import Array, Batch, Masks, Params
+from pruning_jax.training.steps import Pause, Task, TrainFn, TrainState, taken, train_step
+from pruning_jax.types import Array, Batch, Masks, Params, PyTree
 
 __all__ = [
     "Pause",
@@ -166,6 +166,24 @@ def fit(
         )
         progress, record = _measured(programs, progress, held, epoch + 1)
         yield epoch + 1, *replicates.trim((progress, record), count)
+
+
+def memory(progress: Progress, train: Batch, held_out: PyTree, *, task: Task) -> int | None:
+    """The bytes of a device's memory that the training of one replicate takes.
+
+    Args:
+      progress: of `start`.
+      train: its training split.
+      held_out: the examples that it is measured with.
+      task: what is trained and how.
+
+    Returns:
+      What the compiler says that a step holds, with the best variables before and after it and the
+      examples held out; ``None`` where it says nothing.
+    """
+    computing = steps.memory(task, progress.state, train)
+    besides = jax.tree.leaves((progress.best, progress.best, held_out))
+    return None if computing is None else computing + sum(leaf.nbytes for leaf in besides)
 
 
 def _after(

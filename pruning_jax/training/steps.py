@@ -171,13 +171,7 @@ def scans(programs: Programs, state: TrainState, train: Batch, order: Array) -> 
 
 
 def memory(task: Task, state: TrainState, train: Batch) -> int | None:
-    """The bytes of a device's memory that one replicate's steps take, if the compiler says so.
-
-    Args:
-      task: what is trained and how.
-      state: of one replicate.
-      train: its training examples.
-    """
+    """The bytes of a device's memory that one replicate's steps take, if the compiler says so."""
     leaves, structure = jax.tree.flatten((state, train))
     return _memory(task, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
 

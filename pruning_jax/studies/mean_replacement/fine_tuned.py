@@ -44,12 +44,15 @@ def fine_tune(session: Session, workload: Workload) -> None:
         network = load(session, workload, seed, step)
         before = _losses_of(workload, network.dense.variables, network.examples)
         for group in replicates.groups(runs, functools.partial(_memory, workload, network)):
-            found = losses(session, workload, network, [run[0] for run in group])
-            for run, after in zip(group, found, strict=True):
-                rows = [unit | {"penalty": _penalty(after, before, unit["split"])} for unit in run]
-                record(session.run, rows, run)
+            found = train(session, workload, network, [run[0] for run in group])
+            rows = [
+                [unit | {"penalty": _penalty(after, before, unit["split"])} for unit in run]
+                for run, after in zip(group, found, strict=True)
+            ]
+            record(session.run, sum(rows, []), sum(group, []))
+            for run, measured in zip(group, rows, strict=True):
                 done = asked.index(run[-1]) + 1
-                session.tell(describe(run[0]), done, len(asked), rows[0]["penalty"])
+                session.tell(describe(run[0]), done, len(asked), measured[0]["penalty"])
 
 
 def load(session: Session, workload: Workload, seed: int, step: int) -> Probed:
@@ -60,20 +63,20 @@ def load(session: Session, workload: Workload, seed: int, step: int) -> Probed:
     return Probed(graph, dense, examples, scored)
 
 
-def losses(
+def train(
     session: Session, workload: Workload, network: Probed, of: list[Row]
 ) -> list[dict[int, dict[str, float]]]:
-    """Fine-tunes a group; for each unit, steps -> the loss on each split; pruned alone at 0."""
+    """Trains a group of runs; of each, steps -> the loss on each split; pruned alone at 0 steps."""
     stops, found = workload.settings["fine_tuning"]["steps"], [{} for _ in of]
-    state = replicates.stack([_start(workload, network, unit) for unit in of])
-    train, evaluated = (
+    state = replicates.stack([_start(workload, network, unit).state for unit in of])
+    trained_on, evaluated_on = (
         replicates.stack_on_host([examples] * len(of))
         for examples in (network.dense.dataset.train, network.examples.evaluation)
     )
 
     def measure(count: int, state: training.TrainState) -> None:
         apply_fn, variables = workload.pretraining.apply_fn, state.variables
-        for split, batch in evaluated.items():
+        for split, batch in evaluated_on.items():
             after = evaluation.evaluate(apply_fn, variables, batch, replicated=True).loss
             for one, loss in zip(found, after, strict=True):
                 one.setdefault(count, {})[split] = float(loss)
@@ -85,7 +88,7 @@ def losses(
 
     measure(0, state)
     pause = training.Pause(math.gcd(*stops), call)
-    training.take_steps(state, train, max(stops), task=_task(workload), pause=pause)
+    training.take_steps(state, trained_on, max(stops), task=_task(workload), pause=pause)
     return found
 
 
@@ -93,7 +96,7 @@ def _task(workload: Workload) -> training.Task:
     return workload.pretraining._replace(recipe=workload.retraining.recipe)
 
 
-def _start(workload: Workload, network: Probed, unit: Row) -> training.TrainState:
+def _start(workload: Workload, network: Probed, unit: Row) -> training.Progress:
     """A pruned network before its first step."""
     graph, dense, _, scored = network
     scores = scored.scores[unit["criterion"]]
@@ -105,13 +108,13 @@ def _start(workload: Workload, network: Probed, unit: Row) -> training.TrainStat
         variables = units.remove(graph, dense.variables, unit_masks)
     kept = units.parameter_masks(graph, dense.variables, unit_masks)["params"]
     key = jax.random.fold_in(workload.keys(unit["seed"]).retraining, unit["step"])
-    return training.start(_task(workload), variables, key, workload.examples, kept).state
+    return training.start(_task(workload), variables, key, workload.examples, kept)
 
 
 def _memory(workload: Workload, network: Probed, run: list[Row]) -> int | None:
     """The bytes of a device's memory that a run takes."""
-    state = _start(workload, network, run[0])
-    return training.memory(_task(workload), state, network.dense.dataset.train)
+    start, examples = _start(workload, network, run[0]), network.dense.dataset.train
+    return training.memory(start, examples, network.examples.evaluation, task=_task(workload))
 
 
 def _losses_of(workload: Workload, variables: Params, examples: Examples) -> dict[str, float]:

@@ -119,23 +119,27 @@ def train(
       The variables of each.
     """
 
-    def begun(unit: Row) -> groups.Begun:
-        place = of.index(unit)
-        return groups.Begun(task, begin(place), group.datasets[place])
+    def load_data(seed: int) -> data.Dataset:
+        return group.datasets[group.seeds.index(seed)]
+
+    def begun(unit: Row, _: data.Dataset) -> groups.Begun:
+        return groups.Begun(task, begin(of.index(unit)))
 
     def snapshot(part: list[Row], epoch: int, progress: training.Progress) -> None:
         if snapshots:
             for unit, one in zip(part, replicates.unstack(progress), strict=True):
                 save(session.run, unit | {"epoch": epoch}, one.state.variables)
 
-    for trained in groups.train(session, pending(session.run, of, kept=of), begun, snapshot):
+    def finish(trained: groups.Trained) -> None:
         states = [one.state for one in trained.ended]
         networks = [
             Pruned(state.variables, _like(state.variables, {"params": state.masks}))
             for state in states
         ]
-        datasets = [one.dataset for one in trained.begun]
-        keep(session, group.workload, trained.units, networks, datasets, epochs=epochs)
+        keep(session, group.workload, trained.units, networks, trained.datasets, epochs=epochs)
+
+    left = pending(session.run, of, kept=of)
+    groups.train(session, left, load_data, begun, finish, snapshot)
     return [load(session, unit).variables for unit in of]
 
 
