@@ -1,11 +1,16 @@
 """Units that train together: found again wherever their trainings were kept."""
 
+import gc
+import weakref
+
 import jax
 import numpy as np
 import pytest
 
-from pruning_jax import checkpointing, models, recipes, replicates, results, training
+from pruning_jax import checkpointing, data, models, recipes, replicates, results, training
 from pruning_jax.studies import groups
+from pruning_jax.studies.phases import Session
+from pruning_jax.types import Batch
 
 SEEDS = (1, 2, 3)
 
@@ -20,12 +25,14 @@ def unit(seed):
     return {"phase": "pretrained", "workload": "w", "seed": seed}
 
 
+MODULE = models.build("mlp", 3, widths=(2,))
+RECIPE = recipes.Recipe(epochs=1, batch_size=2, learning_rate=0.1)
+TASK = training.Task(models.train_fn(MODULE), models.apply_fn(MODULE), RECIPE)
+
+
 def start(seed):
-    module = models.build("mlp", 3, widths=(2,))
-    recipe = recipes.Recipe(epochs=1, batch_size=2, learning_rate=0.1)
-    task = training.Task(models.train_fn(module), models.apply_fn(module), recipe)
-    variables = models.init(module, jax.random.key(seed), np.ones((1, 4), np.float32))
-    return training.start(task, variables, jax.random.key(seed), 8)
+    variables = models.init(MODULE, jax.random.key(seed), np.ones((1, 4), np.float32))
+    return training.start(TASK, variables, jax.random.key(seed), 8)
 
 
 def keep(run, step, *seeds):
@@ -81,3 +88,31 @@ def test_a_group_whose_checkpoints_are_damaged_begins_again(run):
         (folder / f"{step:08d}" / "CHECKSUMS.json").write_text("{}")
     with pytest.warns(checkpointing.DamagedCheckpoint):
         assert reached(run, 1, 2) == 0
+
+
+@pytest.mark.parametrize(("together", "held"), [(False, [1, 1, 1, 1]), (True, [2])])
+def test_a_group_holds_one_dataset_a_seed_and_lets_go_of_it(run, monkeypatch, together, held):
+    if together:
+        monkeypatch.setattr(replicates, "groups", lambda members, need: [members])
+    units = [unit(seed) | {"criterion": name} for seed in (1, 2) for name in ("obd", "linear")]
+    images, ended, alive = [], [], []
+
+    def load(seed):
+        split = Batch(jax.random.normal(jax.random.key(seed), (8, 4)), np.arange(8) % 3)
+        images.append(weakref.ref(split.inputs))
+        return data.Dataset(split, split, split, 3, "toy")
+
+    def finish(trained):
+        gc.collect()
+        alive.append(sum(image() is not None for image in images))
+        for one, dataset, columns, progress in zip(*trained, strict=True):
+            assert int(progress.state.step) == 4 and columns == {"seed": one["seed"]}
+            np.testing.assert_array_equal(dataset.train.inputs, load(one["seed"]).train.inputs)
+        ended.extend(trained.units)
+
+    def begin(unit, dataset):
+        assert isinstance(dataset.train.inputs, np.ndarray)
+        return groups.Begun(TASK, start(unit["seed"]), {"seed": unit["seed"]})
+
+    groups.train(Session(run, lambda *_: None), units, load, begin, finish)
+    assert ended == units and alive == held

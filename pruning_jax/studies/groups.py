@@ -99,7 +99,7 @@ def train(
         finish(_train(session, group, datasets, begin, each, pause(group)))
 
 
-def finish(run: results.Run, workload: Workload, trained: Trained) -> None:
+def keep_best(run: results.Run, workload: Workload, trained: Trained) -> None:
     """Keeps the best network of each of a group's trainings, then adds their rows at once."""
     rows = []
     for unit, dataset, columns, progress in zip(*trained, strict=True):

@@ -84,7 +84,7 @@ def pretrain(
         return visit and training.Pause(visit.every, _visiting(visit, group))
 
     left = pending(session.run, units, kept=units)
-    finish = functools.partial(groups.finish, session.run, workload)
+    finish = functools.partial(groups.keep_best, session.run, workload)
     groups.train(session, left, workload.load, begin, finish, snapshot, pause)
 
 

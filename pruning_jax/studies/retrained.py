@@ -34,7 +34,7 @@ def retrain(session: Session, workload: Workload, units: Iterable[Row]) -> None:
         )
         return groups.Begun(task, start, counted(network))
 
-    finish = functools.partial(groups.finish, session.run, workload)
+    finish = functools.partial(groups.keep_best, session.run, workload)
     groups.train(session, pending(session.run, units), workload.load, begin, finish)
 
 
