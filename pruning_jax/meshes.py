@@ -24,6 +24,7 @@ REPLICATES = "replicates"
 BATCH = "batch"
 
 _SHARE = 0.5
+"""Of a device's memory, for what is there many times; the rest is for everything else."""
 
 _current: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
 
