@@ -13,6 +13,9 @@ from pruning_jax.studies.phases import Session
 from pruning_jax.types import Batch
 
 SEEDS = (1, 2, 3)
+MODULE = models.build("mlp", 3, widths=(2,))
+RECIPE = recipes.Recipe(epochs=1, batch_size=2, learning_rate=0.1)
+TASK = training.Task(models.train_fn(MODULE), models.apply_fn(MODULE), RECIPE)
 
 
 @pytest.fixture
@@ -23,11 +26,6 @@ def run(tmp_path):
 
 def unit(seed):
     return {"phase": "pretrained", "workload": "w", "seed": seed}
-
-
-MODULE = models.build("mlp", 3, widths=(2,))
-RECIPE = recipes.Recipe(epochs=1, batch_size=2, learning_rate=0.1)
-TASK = training.Task(models.train_fn(MODULE), models.apply_fn(MODULE), RECIPE)
 
 
 def start(seed):

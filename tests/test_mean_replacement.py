@@ -204,10 +204,17 @@ def test_fine_tuning_starts_from_the_probe_and_keeps_removed_units_out(finished,
     asked = of_phase(rows, "fine_tuned", criterion="abs_mrs", split="train")
     probe = fine_tuned.load(session, workload, 3, 20)
     together = fine_tuned.train(session, workload, probe, asked)
-    (before,) = of_phase(rows, "probed", step=20, split="train", layers="all", fraction=0.5)
-    for row, found in zip(asked, together, strict=True):
-        again = [found[count]["train"] - before["loss"] for count in (0, 2, 12)]
-        np.testing.assert_allclose(again, list(row["penalty"].values()), atol=1e-5)
+    for one, found in zip(asked, together, strict=True):
+        for split in grid.SPLITS:
+            where = {"split": split, "layers": "all", "fraction": 0.5}
+            (before,) = of_phase(rows, "probed", step=20, **where)
+            run = {"criterion": "abs_mrs", "replacement": one["replacement"]}
+            (row,) = of_phase(rows, "fine_tuned", **where, **run)
+            again = {count: found[count][split] - before["loss"] for count in found}
+            assert list(again) == [0, 2, 12]
+            np.testing.assert_allclose(
+                list(again.values()), list(row["penalty"].values()), atol=1e-5
+            )
     for kept, state in seen:
         removed = trees.map_selected(
             lambda mask, leaf: np.asarray(leaf)[~np.asarray(mask)], kept, state.params

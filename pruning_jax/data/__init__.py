@@ -31,7 +31,8 @@ class Dataset(NamedTuple):
 
 def on_host(dataset: Dataset) -> Dataset:
     """The same dataset in the host's memory, as NumPy arrays."""
-    return Dataset(*(jax.tree.map(np.asarray, split) for split in dataset[:3]), *dataset[3:])
+    splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
+    return dataset._replace(**jax.tree.map(np.asarray, splits))
 
 
 def load(

@@ -42,7 +42,7 @@ class Begun(NamedTuple):
 
     task: training.Task
     start: training.Progress
-    columns: Row = {}
+    columns: Row
 
 
 class Trained(NamedTuple):
@@ -97,6 +97,12 @@ def train(
         datasets = [loaded[seed] for seed in seeds]
         each = functools.partial(on_epoch, group)
         finish(_train(session, group, datasets, begin, each, pause(group)))
+
+
+def keep_epoch(run: results.Run, units: list[Row], epoch: int, progress: training.Progress) -> None:
+    """Keeps the networks of a group as they are after an epoch."""
+    for unit, one in zip(units, replicates.unstack(progress), strict=True):
+        save(run, unit | {"epoch": epoch}, one.state.variables)
 
 
 def keep_best(run: results.Run, workload: Workload, trained: Trained) -> None:

@@ -14,7 +14,6 @@ from pruning_jax.studies.phases import (
     Session,
     folder_name,
     pending,
-    save,
 )
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Params
@@ -73,12 +72,11 @@ def pretrain(
     def begin(unit: Row, dataset: data.Dataset) -> groups.Begun:
         task, variables = workload.pretraining, workload.initial(unit["seed"], dataset)
         key, examples = workload.keys(unit["seed"]).training, len(dataset.train.labels)
-        return groups.Begun(task, training.start(task, variables, key, examples))
+        return groups.Begun(task, training.start(task, variables, key, examples), {})
 
     def snapshot(group: list[Row], epoch: int, progress: training.Progress) -> None:
         if epoch in snapshots:
-            for unit, one in zip(group, replicates.unstack(progress), strict=True):
-                save(session.run, unit | {"epoch": epoch}, one.state.variables)
+            groups.keep_epoch(session.run, group, epoch, progress)
 
     def pause(group: list[Row]) -> training.Pause | None:
         return visit and training.Pause(visit.every, _visiting(visit, group))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pruning_jax import checkpointing, criteria, data, masks, replicates, training, trees, units
+from pruning_jax import checkpointing, criteria, data, masks, training, trees, units
 from pruning_jax.studies import groups
 from pruning_jax.studies.phases import (
     Row,
@@ -123,12 +123,11 @@ def train(
         return group.datasets[group.seeds.index(seed)]
 
     def begun(unit: Row, _: data.Dataset) -> groups.Begun:
-        return groups.Begun(task, begin(of.index(unit)))
+        return groups.Begun(task, begin(of.index(unit)), {})
 
     def snapshot(part: list[Row], epoch: int, progress: training.Progress) -> None:
         if snapshots:
-            for unit, one in zip(part, replicates.unstack(progress), strict=True):
-                save(session.run, unit | {"epoch": epoch}, one.state.variables)
+            groups.keep_epoch(session.run, part, epoch, progress)
 
     def finish(trained: groups.Trained) -> None:
         states = [one.state for one in trained.ended]
