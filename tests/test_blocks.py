@@ -5,6 +5,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import ROUNDING, assert_close, largest
 
 from pruning_jax import blocks, meshes
 
@@ -33,7 +34,8 @@ def found(chunk=7, size=None, of=None):
 
 def expected():
     values = INPUTS.astype(np.float64) @ [1.0, -2.0, 0.5]
-    return [{"sum": (values * c).sum(), "square": ((values * c) ** 2).sum()} for c in POINTS]
+    scaled = [values * c for c in POINTS]
+    return [{"values": v, "sum": v.sum(), "square": (v**2).sum()} for v in scaled]
 
 
 @pytest.mark.parametrize("chunk, size", [(7, None), (3, None), (1, 2), (3, 3), (100, 9)])
@@ -43,8 +45,8 @@ def test_sums_are_those_of_every_point_in_order(chunk, size):
     for got, want in zip(results, expected(), strict=True):
         assert got["examples"] == 7
         assert got["sum"].dtype == np.float64 and got["sum"].shape == ()
-        np.testing.assert_allclose(got["sum"], want["sum"], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(got["square"], want["square"], rtol=1e-5)
+        assert_close(got["sum"], want["sum"], ROUNDING, scale=largest(want["values"]))
+        assert_close(got["square"], want["square"], ROUNDING)
 
 
 def test_points_of_jax_and_of_numpy_agree():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import ROUNDING, assert_close, assert_same
 
 from pruning_jax import criteria, trees
 from pruning_jax.criteria import WEIGHT_CRITERIA, weights
@@ -43,11 +44,6 @@ def score(name, params, statistics, **options):
     return criterion(params, **needed, **options)
 
 
-def assert_trees_equal(actual, expected, rtol=0.0):
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=0), actual, expected)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_keep_the_structure_and_are_finite(name):
     params, statistics = problem()
@@ -63,13 +59,13 @@ def test_scores_keep_the_structure_and_are_finite(name):
 def test_scores_are_the_same_under_jit(name):
     params, statistics = problem()
     jitted = jax.jit(lambda params, statistics: score(name, params, statistics))
-    assert_trees_equal(jitted(params, statistics), score(name, params, statistics), rtol=1e-5)
+    assert_close(jitted(params, statistics), score(name, params, statistics), ROUNDING)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_are_deterministic(name):
     params, statistics = problem()
-    assert_trees_equal(score(name, params, statistics), score(name, params, statistics))
+    assert_same(score(name, params, statistics), score(name, params, statistics))
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(DETERMINISTIC)))
@@ -91,7 +87,7 @@ def test_permuting_units_permutes_scores(name):
 
     permuted = {k: v if k == "key" else permute(v) for k, v in statistics.items()}
     actual = score(name, permute(params), permuted)
-    assert_trees_equal(actual, permute(score(name, params, statistics)), rtol=1e-6)
+    assert_close(actual, permute(score(name, params, statistics)), ROUNDING)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,7 +109,7 @@ def test_one_compilation(name):
 def test_statistics_may_cover_only_the_weights(name):
     params, statistics = problem()
     selected = {k: v if k == "key" else trees.select(v, KERNELS) for k, v in statistics.items()}
-    assert_trees_equal(score(name, params, selected), score(name, params, statistics))
+    assert_same(score(name, params, selected), score(name, params, statistics))
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -151,7 +147,7 @@ def test_the_step_penalty_is_outside_the_absolute_value(name):
         score(name, params, statistics, step_penalty=0.3),
     )
     expected = jax.tree.map(lambda s, theta: s + 0.15 * theta**2, without, params)
-    assert_trees_equal(with_, expected, rtol=1e-5)
+    assert_close(with_, expected, ROUNDING)
 
 
 @pytest.mark.parametrize(
@@ -174,13 +170,13 @@ def test_the_expression_of_the_paper(name, has_gradient, curvature):
         big_g = {"one": np.ones_like(ggn), "zero": np.zeros_like(ggn), "ggn": ggn}[curvature]
         inner = -(g if has_gradient else 0 * g) * theta + 0.5 * big_g * theta**2
         expected = np.abs(inner) + 0.5 * 0.01 * theta**2
-        np.testing.assert_allclose(trees.named_leaves(scores)[leaf], expected, rtol=1e-4, atol=1e-7)
+        assert_close(trees.named_leaves(scores)[leaf], expected, ROUNDING)
 
 
 def test_gradient_magnitude_is_the_gradients():
     params, statistics = problem()
     scores = weights.gradient_magnitude(params, statistics["gradient"])
-    assert_trees_equal(scores, jax.tree.map(jnp.abs, trees.select(statistics["gradient"], KERNELS)))
+    assert_same(scores, jax.tree.map(jnp.abs, trees.select(statistics["gradient"], KERNELS)))
 
 
 def test_random_scores_are_uniform_and_differ_between_layers():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import ROUNDING, assert_close
 
 from pruning_jax import evaluation, losses, meshes, replicates
 from pruning_jax.types import Batch
@@ -58,7 +59,7 @@ def test_squared_error_and_float_targets():
     targets = Batch(BATCH.inputs, jax.nn.one_hot(BATCH.labels, 4))
     whole = evaluation.evaluate(linear, VARIABLES, BATCH, loss=losses.squared_error)
     same = evaluation.evaluate(linear, VARIABLES, targets, loss=losses.squared_error)
-    np.testing.assert_allclose(whole.loss, same.loss, rtol=1e-6)
+    assert_close(whole.loss, same.loss, ROUNDING)
     assert whole.accuracy == same.accuracy
 
 

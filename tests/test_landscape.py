@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
+from closeness import EPS, NETWORK, ROUNDING, assert_close
 from scipy.sparse import linalg
 
 from pruning_jax import evaluation, losses
@@ -55,10 +56,11 @@ def test_directions_span_the_same_plane_as_qr_and_are_orthonormal():
     q, r = np.linalg.qr(offsets)
     q, r = q * np.sign(np.diag(r)), r * np.sign(np.diag(r))[:, None]
     found = np.stack([flat(d) for d in plane.directions], 1)
-    np.testing.assert_allclose(found, q, atol=3e-7)
-    np.testing.assert_allclose(found.T @ found, np.eye(2), atol=3e-7)
+    # Worked out in double precision, and rounded once.
+    assert_close(found, q, EPS)
+    assert_close(found.T @ found, np.eye(2), EPS)
     points = [landscape.coordinates(plane, p) for p in (first, second, third)]
-    np.testing.assert_allclose(points, [[0, 0], *r.T], atol=1e-6 * norm(r))
+    assert_close(np.array(points), np.array([[0, 0], *r.T]), EPS)
 
 
 def test_three_points_land_at_their_own_coordinates():
@@ -104,7 +106,7 @@ def test_a_path_goes_from_the_first_to_the_last():
     path = landscape.path(first, last)
     for share in (0.0, 0.25, 1.0):
         wanted = (1 - share) * flat(first) + share * flat(last)
-        np.testing.assert_allclose(flat(landscape.point(path, [share])), wanted, atol=1e-6)
+        assert_close(flat(landscape.point(path, [share])), wanted, 2 * EPS)
     np.testing.assert_allclose(landscape.coordinates(path, last), [1.0], rtol=1e-6)
 
 
@@ -155,7 +157,7 @@ def test_other_normalisations_of_random_directions():
         np.testing.assert_allclose(norm(leaf), norm(w), rtol=1e-5)
     (raw,) = landscape.random_directions(key, weights, 1, normalisation=None)
     scaled = flat(raw) / flat(by_layer)
-    np.testing.assert_allclose(scaled[:48], scaled[0], rtol=1e-4)
+    assert_close(scaled[:48], np.full(48, scaled[0]), ROUNDING)
     (same,) = landscape.random_directions(key, weights, 1, normalisation=None)
     np.testing.assert_array_equal(flat(raw), flat(same))
 
@@ -188,9 +190,9 @@ def test_eigenvectors_are_those_of_the_dense_hessian():
         return losses.cross_entropy.value(logits, batch.labels).mean()
 
     wanted_values, wanted = np.linalg.eigh(np.asarray(hessian(vector), np.float64))
-    np.testing.assert_allclose(values, wanted_values[::-1][:3], rtol=1e-4)
+    assert_close(values, wanted_values[::-1][:3], NETWORK)
     found = np.stack([jax.flatten_util.ravel_pytree(v)[0] for v in vectors], 1)
-    np.testing.assert_allclose(np.abs(wanted[:, ::-1][:, :3].T @ found), np.eye(3), atol=1e-3)
+    assert_close(np.abs(wanted[:, ::-1][:, :3].T @ found), np.eye(3), NETWORK)
     assert (found[np.abs(found).argmax(0), range(3)] > 0).all()
 
 
@@ -315,7 +317,7 @@ def test_estimated_moments_are_those_of_the_examples(chunk, pieces):
         )
         variables = {"params": params, "batch_stats": mean}
         wanted = evaluation.evaluate(norm_apply, variables, batch)
-        np.testing.assert_allclose(metrics.loss, wanted.loss, rtol=2e-5)
+        assert_close(metrics.loss, wanted.loss, NETWORK)
         assert metrics.accuracy == wanted.accuracy
 
 

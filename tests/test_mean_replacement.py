@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import NETWORK, assert_close
 
 from configs import mean_replacement as configs
 from pruning_jax import (
@@ -136,7 +137,7 @@ def test_penalties_are_those_of_networks_pruned_by_hand(finished, layers, fracti
     apply_fn = workload.pretraining.apply_fn
     loss = functools.partial(evaluation.evaluate, apply_fn, batch=examples.evaluation[split])
     before = loss(variables)
-    np.testing.assert_allclose(row["loss"], before.loss, rtol=1e-6)
+    assert_close(row["loss"], before.loss, NETWORK)
     for criterion in ("random", "weight_norm", "abs_mrs"):
         masks = grid.masks_of(workload, graph, scored.scores[criterion], layers, fraction)
         variants = {
@@ -146,7 +147,8 @@ def test_penalties_are_those_of_networks_pruned_by_hand(finished, layers, fracti
         for kind, pruned in variants.items():
             after = loss(pruned)
             found = row["penalty"][criterion][kind]
-            np.testing.assert_allclose(found, after.loss - before.loss, rtol=1e-4, atol=1e-5)
+            scale = max(before.loss, after.loss)
+            assert_close(found, after.loss - before.loss, NETWORK, scale)
             assert row["pruned_accuracy"][criterion][kind] == after.accuracy
 
 
@@ -190,7 +192,7 @@ def test_fine_tuning_starts_from_the_probe_and_keeps_removed_units_out(finished,
         unit = {"step": 20, "split": row["split"], "layers": "all", "fraction": 0.5}
         (probed,) = of_phase(rows, "probed", **unit)
         start = probed["penalty"][row["criterion"]][row["replacement"]]
-        np.testing.assert_allclose(row["penalty"]["0"], start, rtol=1e-4, atol=1e-5)
+        assert_close(row["penalty"]["0"], start, NETWORK, probed["loss"] + abs(start))
         assert list(row["penalty"]) == ["0", "2", "12"]
     seen = []
     real = fine_tuned.training.take_steps
@@ -212,9 +214,7 @@ def test_fine_tuning_starts_from_the_probe_and_keeps_removed_units_out(finished,
             (row,) = of_phase(rows, "fine_tuned", **where, **run)
             again = {count: found[count][split] - before["loss"] for count in found}
             assert list(again) == [0, 2, 12]
-            np.testing.assert_allclose(
-                list(again.values()), list(row["penalty"].values()), atol=1e-5
-            )
+            assert_close(again, row["penalty"], NETWORK, scale=max(found.values()))
     for kept, state in seen:
         removed = trees.map_selected(
             lambda mask, leaf: np.asarray(leaf)[~np.asarray(mask)], kept, state.params

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import NETWORK, ROUNDING, assert_close
 
 from pruning_jax import models, trees
 from pruning_jax.models import layers, resnet
@@ -99,7 +100,7 @@ def test_mlp_is_its_equation():
     hidden = np.tanh(np.asarray(inputs).reshape(6, 9) @ w["Dense_0/kernel"])
     hidden = np.tanh(hidden @ w["Dense_1/kernel"])
     outputs = models.apply_fn(module)(variables, inputs)
-    np.testing.assert_allclose(outputs, hidden @ w["Dense_2/kernel"], atol=1e-5)
+    assert_close(outputs, hidden @ w["Dense_2/kernel"], ROUNDING)
 
 
 def test_logits_have_one_column_a_class(network):
@@ -113,9 +114,23 @@ def test_evaluation_is_a_function_of_each_example_alone(network):
     module, variables, inputs = network
     apply = jax.jit(models.apply_fn(module))
     np.testing.assert_array_equal(apply(variables, inputs), apply(variables, inputs))
-    np.testing.assert_allclose(
-        apply(variables, inputs)[:2], models.apply_fn(module)(variables, inputs[:2]), atol=1e-5
-    )
+    assert_examples_alone(models.apply_fn(module), variables, inputs)
+
+
+def assert_examples_alone(apply_fn, variables, inputs):
+    together = jax.jit(apply_fn)(variables, inputs)
+    assert_close(together[:2], apply_fn(variables, inputs[:2]), NETWORK)
+
+
+def test_a_statistic_of_the_batch_that_moves_logits_by_a_thousandth_is_seen(network):
+    module, variables, inputs = network
+
+    def mixing(variables, inputs):
+        logits = models.apply_fn(module)(variables, inputs)
+        return logits + 1e-3 * logits.sum(axis=0) / 6
+
+    with pytest.raises(AssertionError, match="off by"):
+        assert_examples_alone(mixing, variables, inputs)
 
 
 @pytest.mark.parametrize("name", ["mlp", "small_conv"])
@@ -138,7 +153,7 @@ def test_training_moves_the_running_moments_and_nothing_else(network):
     assert logits.shape == (6, 4)
     assert state.keys() == variables.keys() - {"params"}
     if not state:
-        np.testing.assert_allclose(logits, models.apply_fn(module)(variables, inputs), atol=1e-5)
+        assert_close(logits, models.apply_fn(module)(variables, inputs), NETWORK)
         return
     assert jax.tree.structure(state["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
     before, after = (trees.named_leaves(each["batch_stats"]) for each in (variables, state))
@@ -156,8 +171,9 @@ def test_running_moments_move_a_tenth_of_the_way():
         {"params": {"kernel": kernel, "bias": bias}}, inputs
     )
     moved = state["batch_stats"]["BatchNorm_0"]
-    np.testing.assert_allclose(moved["mean"], 0.1 * outputs.mean(axis=(0, 1, 2)), atol=1e-5)
-    np.testing.assert_allclose(moved["var"], 0.9 + 0.1 * outputs.var(axis=(0, 1, 2)), rtol=1e-4)
+    scale = 0.1 * float(jnp.abs(outputs).max())
+    assert_close(moved["mean"], 0.1 * outputs.mean(axis=(0, 1, 2)), ROUNDING, scale)
+    assert_close(moved["var"], 0.9 + 0.1 * outputs.var(axis=(0, 1, 2)), ROUNDING)
 
 
 def test_gradients_reach_every_parameter(network):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import NETWORK, assert_close
 
 from pruning_jax import evaluation, losses, models, penalties, replacement, tracing, units
 from pruning_jax.types import Batch
@@ -104,8 +105,8 @@ def every_variant(graph):
     return [units.from_scores(some, count=count) for some in chosen for count in (0, 1)]
 
 
-def assert_close(found, wanted):
-    np.testing.assert_allclose(found.loss, wanted.loss, rtol=2e-5, atol=2e-6)
+def assert_same_metrics(found, wanted):
+    assert_close(found.loss, wanted.loss, NETWORK)
     assert found.accuracy == wanted.accuracy
 
 
@@ -113,10 +114,10 @@ def test_removed_networks_have_the_loss_of_each_applied_on_its_own(network):
     apply_fn, graph, variables, batch, _ = network
     variants = every_variant(graph)
     dense, found = penalties.measure(apply_fn, graph, variables, batch, variants)
-    assert_close(dense, evaluation.evaluate(apply_fn, variables, batch))
+    assert_same_metrics(dense, evaluation.evaluate(apply_fn, variables, batch))
     for unit_masks, measured in zip(variants, found, strict=True):
         removed = units.remove(graph, variables, unit_masks)
-        assert_close(measured.zero, evaluation.evaluate(apply_fn, removed, batch))
+        assert_same_metrics(measured.zero, evaluation.evaluate(apply_fn, removed, batch))
         assert measured.mean is None
 
 
@@ -126,9 +127,9 @@ def test_replaced_networks_have_the_loss_of_each_folded_on_its_own(network):
     _, found = penalties.measure(apply_fn, graph, variables, batch, variants, means=means)
     for unit_masks, measured in zip(variants, found, strict=True):
         removed = units.remove(graph, variables, unit_masks)
-        assert_close(measured.zero, evaluation.evaluate(apply_fn, removed, batch))
+        assert_same_metrics(measured.zero, evaluation.evaluate(apply_fn, removed, batch))
         folded = replacement.fold_means(graph, variables, means, unit_masks)
-        assert_close(measured.mean, evaluation.evaluate(apply_fn, folded, batch))
+        assert_same_metrics(measured.mean, evaluation.evaluate(apply_fn, folded, batch))
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +149,8 @@ def test_means_do_not_depend_on_the_chunk(conv, chunk):
         apply_fn, graph, variables, batch, variants, means=means, chunk=chunk
     )
     for one, other in zip(whole, parts, strict=True):
-        assert_close(one.zero, other.zero)
-        assert_close(one.mean, other.mean)
+        assert_same_metrics(one.zero, other.zero)
+        assert_same_metrics(one.mean, other.mean)
 
 
 def test_one_example_and_another_loss(conv):

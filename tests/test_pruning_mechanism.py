@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import NETWORK, ROUNDING, assert_close, assert_same
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
@@ -182,10 +183,6 @@ def fitted(workload, recipe, variables, key, kept, *, step=0, **changes):
     return replicates.unstack(progress)[0].state.variables
 
 
-def assert_same(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-
-
 def test_a_run_has_a_row_for_every_measurement_asked_for(finished):
     _, session, rows, _ = finished
     counted = {phase: len(of_phase(rows, phase)) for phase in {row["phase"] for row in rows}}
@@ -228,7 +225,7 @@ def test_every_row_of_a_network_measures_the_network_kept(finished):
         for split in ("train", "validation", "test"):
             loss, accuracy = measured(variables, getattr(dataset, split))
             np.testing.assert_allclose(row[f"{split}_loss"], loss, rtol=1e-5)
-            np.testing.assert_allclose(row[f"{split}_accuracy"], accuracy)
+            assert_close(row[f"{split}_accuracy"], accuracy, ROUNDING)
 
 
 @pytest.mark.parametrize("regime", ["fine_tuning", "learning_rate_rewinding"])
@@ -309,7 +306,7 @@ def test_small_networks_are_random_and_rescaled(finished, of):
         assert_same(mask, kept)
         assert row["removed"] == count and row["epochs"] == 2 * (number + 1)
         expected = fitted(workload, WHOLE, jax.tree.map(jnp.asarray, expected), key, kept)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), variables, expected)
+        assert_close(variables, expected, NETWORK)
         expected, key = variables, jax.random.fold_in(keys()["retraining"], number + 1)
 
 
@@ -338,10 +335,10 @@ def test_utilities_are_those_of_brute_force(finished, monkeypatch):
         assert len({round(value, 12) for value in divergence}) == 4
         columns = ("mean", "std", "minimum", "maximum")
         expected = [getattr(divergence, name)() for name in ("mean", "std", "min", "max")]
-        np.testing.assert_allclose([row[name] for name in columns], expected, rtol=1e-4)
+        assert_close(np.array([row[name] for name in columns]), np.array(expected), NETWORK)
         columns = ("accuracy_mean", "accuracy_minimum", "accuracy_maximum")
         expected = [getattr(accuracy, name)() for name in ("mean", "min", "max")]
-        np.testing.assert_allclose([row[name] for name in columns], expected)
+        assert_close(np.array([row[name] for name in columns]), np.array(expected), ROUNDING)
         assert sum(row["counts"]) == 4 and row["edges"][0] <= row["minimum"]
         assert row["examples"] == len(batch.labels) == 40
         assert row["unablated_accuracy"] == pytest.approx(measured(variables, batch)[1])
@@ -394,8 +391,8 @@ def test_bands_are_the_quarters_of_magnitude(finished):
         ablation[band] = False
         asked |= {"ratio": len(band) / PRUNABLE, "subset_size": len(band)}
         found = brute_force(variables, ablation, np.ones(PRUNABLE, bool), batch, asked)
-        np.testing.assert_allclose(row["utility"][number], found[0], rtol=1e-4)
-        np.testing.assert_allclose(row["accuracy"][number], found[1])
+        assert_close(row["utility"][number], found[0], NETWORK)
+        assert_close(row["accuracy"][number], found[1], ROUNDING)
 
 
 def between(finished, columns):
@@ -419,7 +416,7 @@ def test_paths_lead_from_the_pretrained_to_the_retrained_network(finished, name,
         (row,) = of_phase(finished[2], "path", arm=name, regime=regime, moments=moments)
         assert row["positions"] == [0.0, 0.5, 1.0] and row["examples"] == 40
         np.testing.assert_allclose(row["loss"], expected[0], rtol=1e-5)
-        np.testing.assert_allclose(row["accuracy"], expected[1])
+        assert_close(np.array(row["accuracy"]), expected[1], ROUNDING)
 
 
 @pytest.mark.parametrize("regime", ["fine_tuning", "learning_rate_rewinding"])
@@ -439,7 +436,7 @@ def test_a_surface_is_of_the_plane_through_three_networks(finished, regime):
     expected = {"pretrained": origin, "pruned": pruned, "retrained": retrained}
     for name, corner in expected.items():
         place = [(corner - origin) @ u, (corner - origin) @ v]
-        np.testing.assert_allclose(row["points"][name], place, rtol=1e-5, atol=1e-5)
+        assert_close(np.array(row["points"][name]), np.array(place), ROUNDING)
     assert row["paths"]["pretraining"][-1] == pytest.approx([0, 0])
     assert row["paths"]["retraining"][-1] == pytest.approx(row["points"]["retrained"])
     assert [len(path) for path in row["paths"].values()] == [2, 2]
@@ -456,7 +453,7 @@ def test_a_surface_is_of_the_plane_through_three_networks(finished, regime):
             pieces = np.split(origin + x * u + y * v, stops)
             pieces = [part.reshape(leaf.shape) for part, leaf in zip(pieces, leaves, strict=True)]
             expected = measured(jax.tree.unflatten(structure, pieces), batch)
-            np.testing.assert_allclose([loss, accuracy], expected, rtol=1e-4)
+            assert_close(np.array([loss, accuracy]), np.array(expected), NETWORK)
 
 
 class _Stop(Exception):
@@ -630,7 +627,7 @@ def test_the_state_of_a_path_is_kept_or_estimated(channel_run):
             (row,) = of_phase(rows, "path", moments=moments)
             found, labels = np.asarray(found, np.float64), np.asarray(batch.labels)
             loss = -log_softmax(found)[np.arange(len(labels)), labels].mean()
-            np.testing.assert_allclose(row["loss"][place], loss, rtol=1e-4)
+            assert_close(row["loss"][place], loss, NETWORK)
             assert row["accuracy"][place] == (found.argmax(-1) == labels).mean()
     ends = [of_phase(rows, "path", moments=moments)[0]["loss"][2] for moments in surfaces.MOMENTS]
     assert abs(ends[0] - ends[1]) > 1e-3

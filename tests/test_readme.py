@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from closeness import ROUNDING, assert_close
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 
@@ -47,7 +48,7 @@ def test_the_second_snippet_replaces_units_of_the_same_model(ran):
     assert not np.asarray(names["smaller"]["w"])[:, gone].any()
     means = np.asarray(names["statistics"].means[names["graph"]["w"].readings[0].value])
     shift = np.where(gone, means, 0) @ np.asarray(names["variables"]["out"]["w"])
-    np.testing.assert_allclose(names["smaller"]["out"]["b"], shift, rtol=1e-5, atol=1e-6)
+    assert_close(names["smaller"]["out"]["b"], shift, ROUNDING)
     assert "penalty" in printed
 
 

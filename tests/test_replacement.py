@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import replacement_networks
+from closeness import NETWORK, ROUNDING, assert_close, largest
 from networks import CLASSES, draw, drawn
 from scipy import optimize
 
@@ -23,10 +24,6 @@ def batch(inputs):
 def with_means(apply_fn, variables, inputs):
     graph = units.graph(tracing.trace(apply_fn, variables, inputs))
     return graph, replacement.unit_means(apply_fn, graph, variables, batch(inputs))
-
-
-def assert_equal_logits(found, expected, tolerance=1e-5):
-    assert jnp.max(jnp.abs(found - expected)) < tolerance * jnp.max(jnp.abs(expected))
 
 
 @pytest.mark.parametrize("name", replacement_networks.NETWORKS)
@@ -47,7 +44,7 @@ def test_folded_network_is_the_clamped_network(name):
     differences = []
     for masks in choices:
         clamped, folded, removed = logits(variables, inputs[::-1] + 0.1, means, masks)
-        assert_equal_logits(folded, clamped)
+        assert_close(folded, clamped, NETWORK)
         differences.append(jnp.max(jnp.abs(removed - clamped)) / jnp.max(jnp.abs(clamped)))
     assert min(differences[:2]) > 1e-3
 
@@ -94,10 +91,10 @@ def test_folded_network_is_the_clamped_network_written_by_hand():
     masks = {name: ~np.isin(np.arange(len(means[name])), gone) for name, gone in removed.items()}
     for name, mean in means.items():
         (reading,) = graph[name].readings
-        np.testing.assert_allclose(found[reading.value], mean, rtol=1e-5, atol=1e-6)
+        assert_close(found[reading.value], mean, ROUNDING)
     folded = replacement.fold_means(graph, variables, found, masks)
     expected = hand_written(variables, inputs + 0.5, clamp_removed)
-    assert_equal_logits(hand_written(folded, inputs + 0.5), expected)
+    assert_close(hand_written(folded, inputs + 0.5), expected, ROUNDING)
     for name, gone in removed.items():
         assert not np.asarray(folded[name])[..., gone].any()
 
@@ -133,9 +130,11 @@ def test_with_padding_the_shift_is_the_spatial_mean_of_the_response(stride):
     shifts = replacement.bias_shifts(graph, variables, means, {"a": kept})
     (mean,) = (means[reading.value] for reading in graph["a"].readings)
     image = jnp.broadcast_to(jnp.where(kept, 0, mean), (1, 7, 7, 5)).transpose(0, 3, 1, 2)
-    response = jax.lax.conv(image, variables["b"].transpose(3, 2, 0, 1), (stride,) * 2, "SAME")
+    kernel = variables["b"].transpose(3, 2, 0, 1)
+    response = jax.lax.conv(image, kernel, (stride,) * 2, "SAME")
     assert shifts.keys() == {"b_bias"}
-    np.testing.assert_allclose(shifts["b_bias"], response.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    terms = jax.lax.conv(abs(image), abs(kernel), (stride,) * 2, "SAME")
+    assert_close(shifts["b_bias"], response.mean((0, 2, 3)), ROUNDING, scale=largest(terms))
 
 
 def test_a_bias_for_every_position_takes_up_padding_exactly():
@@ -152,7 +151,7 @@ def test_a_bias_for_every_position_takes_up_padding_exactly():
     masks = clamping.some_removed(graph)
     folded = replacement.fold_means(graph, variables, means, masks)
     expected = clamping.clamped(apply_fn, graph, variables, inputs, means, masks)
-    assert_equal_logits(apply_fn(folded, inputs), expected)
+    assert_close(apply_fn(folded, inputs), expected, ROUNDING)
 
 
 def test_the_mean_is_the_best_constant_for_a_linear_regression():
@@ -193,7 +192,7 @@ def test_means_do_not_depend_on_the_split(sizes):
     split = replacement.unit_means(apply_fn, graph, variables, (batch(part) for part in parts))
     assert split.keys() == {r.value for space in graph.prunable for r in space.readings}
     for value, mean in means.items():
-        np.testing.assert_allclose(split[value], mean, rtol=1e-5, atol=1e-6)
+        assert_close(split[value], mean, ROUNDING)
 
 
 def test_outside_jit_and_inside_give_the_same():
@@ -204,7 +203,7 @@ def test_outside_jit_and_inside_give_the_same():
     inside = jax.jit(lambda *args: replacement.bias_shifts(graph, *args))(variables, means, masks)
     assert outside.keys() == inside.keys() == {"params/Conv_1/bias", "params/Dense_0/bias"}
     for leaf, array in outside.items():
-        np.testing.assert_allclose(inside[leaf], array, rtol=1e-5, atol=1e-6)
+        assert_close(inside[leaf], array, ROUNDING)
 
 
 def test_running_mean_goes_down_by_the_response():
@@ -213,10 +212,11 @@ def test_running_mean_goes_down_by_the_response():
     masks = clamping.some_removed(graph, only=["params/Conv_0"])
     shifts = replacement.bias_shifts(graph, variables, means, masks)
     (mean,) = (means[reading.value] for reading in graph["params/Conv_0"].readings)
-    kernel = variables["params"]["Conv_1"]["kernel"].sum((0, 1))
-    expected = -jnp.where(masks["params/Conv_0"], 0, mean) @ kernel
+    gone = jnp.where(masks["params/Conv_0"], 0, mean)
+    kernel = variables["params"]["Conv_1"]["kernel"]
     assert shifts.keys() == {"batch_stats/BatchNorm_1/mean"}
-    np.testing.assert_allclose(*shifts.values(), expected, rtol=1e-4, atol=1e-6)
+    terms = abs(gone) @ abs(kernel).sum((0, 1))
+    assert_close(*shifts.values(), -gone @ kernel.sum((0, 1)), ROUNDING, scale=largest(terms))
 
 
 def test_where_nothing_is_removed_nothing_is_asked_of_the_layer():
@@ -273,7 +273,7 @@ def test_units_along_two_axes_of_one_array_are_refused_and_others_are_not():
     masks = clamping.some_removed(graph, only=["0"])
     folded = replacement.fold_means(graph, variables, means, masks)
     expected = clamping.clamped(apply_fn, graph, variables, inputs, means, {"0": masks["0"]})
-    assert_equal_logits(apply_fn(folded, inputs), expected)
+    assert_close(apply_fn(folded, inputs), expected, ROUNDING)
     with pytest.raises(ValueError, match="'2' share the array .* along another axis"):
         replacement.fold_means(graph, variables, means, {"2": np.array([True, False])})
 

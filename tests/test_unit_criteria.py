@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import NETWORK, ROUNDING, assert_close
 from networks import CLASSES, draw
 from unit_networks import UNIT_NETWORKS
 
@@ -70,7 +71,7 @@ def test_scores_are_the_same_under_jit_and_compiled_once(name):
 
     for seed in range(3):
         given = operands(seed)
-        np.testing.assert_allclose(jitted(given), score(name, given), rtol=1e-5, atol=1e-7)
+        assert_close(jitted(given), score(name, given), ROUNDING)
     assert len(traces) == 1
 
 
@@ -92,7 +93,7 @@ def test_permuting_units_permutes_scores(name):
     permuted = {
         of: given[of][order] if of == "kernel" else given[of][..., order] for of in required(name)
     }
-    np.testing.assert_allclose(score(name, permuted), score(name, given)[order], rtol=1e-6)
+    assert_close(score(name, permuted), score(name, given)[order], ROUNDING)
 
 
 def test_the_formulas():
@@ -110,7 +111,7 @@ def test_the_formulas():
         "batch_norm_scale": abs(given["scale"]),
     }
     for name, values in expected.items():
-        np.testing.assert_allclose(score(name, operands()), values, rtol=1e-5, atol=1e-6)
+        assert_close(score(name, operands()), np.array(values), ROUNDING)
 
 
 def mlp(variables, x):
@@ -170,7 +171,7 @@ def test_permuting_the_hidden_units_of_a_model_permutes_its_scores(name):
     _, other = problem(mlp, permuted, draw(5, 9, 4))
     expected = criteria.unit_scores(name, graph, variables, statistics=statistics, only="w2")
     found = criteria.unit_scores(name, graph, permuted, statistics=other, only="w2")
-    np.testing.assert_allclose(found["w2"], expected["w2"][order], rtol=1e-4, atol=1e-6)
+    assert_close(found["w2"], expected["w2"][order], NETWORK)
 
 
 def test_the_six_scores_of_the_paper_by_hand():
@@ -182,7 +183,7 @@ def test_the_six_scores_of_the_paper_by_hand():
         for name in ("weight_norm", "rs", "abs_rs", "mrs", "abs_mrs")
     }
     np.testing.assert_allclose(found["weight_norm"], np.linalg.norm(variables["w1"], axis=0), 1e-5)
-    np.testing.assert_allclose(found["rs"], removal.mean(0), 1e-4, 1e-7)
+    assert_close(found["rs"], removal.mean(0), ROUNDING)
     np.testing.assert_allclose(found["abs_rs"], np.abs(removal).mean(0), 1e-5)
     assert (found["abs_rs"] >= np.abs(found["rs"])).all()
     assert (found["abs_mrs"] >= np.abs(found["mrs"])).all()
@@ -286,7 +287,7 @@ def test_scores_under_jit():
 
     expected = criteria.unit_scores("abs_mrs", graph, variables, statistics=statistics)
     for name, scores in jitted(variables, statistics).items():
-        np.testing.assert_allclose(scores, expected[name], rtol=1e-6)
+        assert_close(scores, expected[name], ROUNDING)
 
 
 def test_a_function_of_ones_own_is_a_criterion():
@@ -299,7 +300,7 @@ def test_a_function_of_ones_own_is_a_criterion():
     cubed = functools.partial(weighted, power=3.0)
     scores = criteria.unit_scores(cubed, graph, variables, statistics=statistics)
     norm = np.linalg.norm(variables["w1"], axis=0)
-    np.testing.assert_allclose(scores["w1"], norm**3 * statistics.mean_square["w1"], rtol=1e-4)
+    assert_close(scores["w1"], norm**3 * statistics.mean_square["w1"], ROUNDING)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if required(name) & ON_DATA])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import narrow_networks
 import numpy as np
 import pytest
+from closeness import NETWORK, assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -239,7 +240,7 @@ def test_removal_gives_the_really_smaller_network(name):
     expected = jax.jit(narrow_networks.narrower(name, unit_masks))(cut, inputs)
     dense_fn = jax.jit(apply_fn)
     removed = dense_fn(units.remove(graph, variables, unit_masks), inputs)
-    np.testing.assert_allclose(removed, expected, rtol=1e-4, atol=1e-5)
+    assert_close(removed, expected, NETWORK)
     assert np.abs(dense_fn(variables, inputs) - expected).max() > 1e-2
 
 

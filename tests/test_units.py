@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import NETWORK, assert_close
 from networks import CLASSES, NETWORKS, draw
 from unit_networks import UNIT_NETWORKS
 
@@ -76,7 +77,7 @@ def test_removal_is_the_original_network_with_zeros_where_the_units_are_read(nam
         return expected, apply_fn(removed, inputs), apply_fn(variables, inputs)
 
     expected, found, dense = both(variables, inputs)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert_close(found, expected, NETWORK)
     if graph.prunable:
         assert np.abs(found - dense).max() > 1e-4
 
@@ -286,9 +287,7 @@ def test_units_permuted_in_the_leaves_are_permuted_in_the_network():
     permuted = jax.tree_util.tree_map_with_path(
         lambda path, _: leaves[trees.path_name(path)], variables
     )
-    np.testing.assert_allclose(
-        apply_fn(permuted, inputs), apply_fn(variables, inputs), rtol=1e-4, atol=1e-5
-    )
+    assert_close(apply_fn(permuted, inputs), apply_fn(variables, inputs), NETWORK)
 
 
 def test_masks_of_the_graph_fit_the_variables():
