@@ -103,7 +103,7 @@ class Worker:
 
 
 def largest_difference(case: Case, values: Mapping[int, list[float]], platform: str) -> float:
-    """The largest relative difference of a value from that of the fewest devices.
+    """The largest difference from the values of the fewest devices, of the largest of them.
 
     On CPU what lies on one device of several is the same on each, to the bit; a batch that is
     split is summed in another order.
@@ -114,14 +114,15 @@ def largest_difference(case: Case, values: Mapping[int, list[float]], platform: 
     fewest, most = min(values), 0.0
     allowed = TOLERANCE if case.count == 1 or platform != "cpu" else 0.0
     reference = np.asarray(values[fewest])
+    scale = np.abs(reference).max()
     for devices, own in values.items():
-        difference = np.abs(np.asarray(own) - reference) / np.maximum(np.abs(reference), 1e-6)
-        if not difference.max() <= allowed:
+        difference = np.abs(np.asarray(own) - reference)
+        if not difference.max() <= allowed * scale:
             raise SystemExit(
                 f"{case.operation}: the values of {devices} devices differ from those of {fewest} "
-                f"by {difference.max():.1e} of them, over {allowed}"
+                f"by {difference.max() / scale:.1e} of the largest, over {allowed}"
             )
-        most = max(most, float(difference.max()))
+        most = max(most, float(difference.max() / scale))
     return most
 
 
