@@ -11,7 +11,7 @@ the terms, and never by a number in fixed units.
 
     ROUNDING   32 steps: sums of some hundred terms, 5 steps each, two or three in turn; twice that
     NETWORK    256 steps: forwards and backwards through a network, or some twenty small steps of
-               training. A network of 18 layers was off by 67 on one processor; four times that
+               training. A network of 18 layers was off by 67 on one processor: some four times that
 """
 
 import jax
