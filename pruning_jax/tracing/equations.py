@@ -1,30 +1,61 @@
-"""A model function as one flat list of equations, and where its examples are in every array."""
+"""One example's equations of a model: read once from its jaxpr, run by one interpreter."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend import core
 
 from pruning_jax import trees
-from pruning_jax.tracing import batching, flattening, growth
-from pruning_jax.tracing.flattening import Equation
-from pruning_jax.tracing.layouts import BatchAxis
 from pruning_jax.types import ApplyFn, Array, Params, PyTree
 
+INLINED = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+}
+"""Primitives replaced by their body, and the parameter that holds it.
 
-class Equations(NamedTuple):
-    """A model as a flat list of equations over numbered values.
+Calls with a derivative rule of their own (``custom_jvp_call``) stay whole, to keep the rule.
+"""
+
+Handler = Callable[["Equation", list[Array]], list[Array]]
+"""(equation, its operands) -> its results."""
+
+
+class Equation(NamedTuple):
+    """One primitive applied; `inputs` and `outputs` are numbers of values."""
+
+    primitive: Any
+    params: Mapping[str, Any]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.primitive.name
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Equations:
+    """A model on one example, as a flat list of equations over numbered values.
+
+    Equal only to itself, so that it can be the key of a cache and a static argument of ``jit``.
 
     Attributes:
-      equations: in order; those that the output does not need are left out.
-      avals: the shape and dtype of every value.
+      equations: in order; those that the outputs do not need are left out.
+      avals: the shape and dtype of every value, of one example: an input is (1, ...).
       constants: the values known without variables and inputs.
       leaves: the name of every leaf of the variables -> its value.
       inputs: the values of the model's inputs.
-      output: the value of the logits.
+      outputs: the values of what it returns.
       from_inputs: the values that depend on the inputs.
-      batch: value -> where the examples are in it; absent where it has none.
-      examples: the number of examples of the inputs that were read.
     """
 
     equations: tuple[Equation, ...]
@@ -32,76 +63,145 @@ class Equations(NamedTuple):
     constants: dict[int, Any]
     leaves: dict[str, int]
     inputs: tuple[int, ...]
-    output: int
+    outputs: tuple[int, ...]
     from_inputs: frozenset[int]
-    batch: dict[int, BatchAxis]
-    examples: int
+
+    def shape(self, value: int) -> tuple[int, ...]:
+        """The shape of a value, of one example."""
+        return self.avals[value].shape
+
+    @property
+    def logits(self) -> int:
+        """The value of the logits, shape (1, outputs).
+
+        Raises:
+          ValueError: the model returns something else.
+        """
+        shapes = [self.shape(value) for value in self.outputs]
+        if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][0] != 1:
+            raise ValueError(
+                f"the model returns {shapes} for one example; it must return logits "
+                "(examples, outputs)"
+            )
+        return self.outputs[0]
+
+    def known(self, variables: Params, inputs: PyTree | None = None) -> dict[int, Array]:
+        """The values of the variables, and of one example of the inputs, each (1, ...)."""
+        arrays = enumerate([*jax.tree.leaves(variables), *jax.tree.leaves(inputs)])
+        return dict(arrays)
 
 
-def _resized(inputs: PyTree, examples: int) -> PyTree:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype), inputs)
+class _Flattening:
+    """The values and equations met so far."""
+
+    def __init__(self) -> None:
+        self.avals: list[Any] = []
+        self.equations: list[Equation] = []
+        self.constants: dict[int, Any] = {}
+
+    def value(self, aval: Any) -> int:
+        self.avals.append(aval)
+        return len(self.avals) - 1
+
+    def constant(self, aval: Any, array: Any) -> int:
+        number = self.value(aval)
+        self.constants[number] = array
+        return number
+
+    def read(self, jaxpr: Any, consts: list, arguments: list[int]) -> list[int]:
+        """Appends the equations of `jaxpr`; returns the numbers of its results."""
+        numbers = dict(zip(jaxpr.invars, arguments, strict=True))
+        for variable, array in zip(jaxpr.constvars, consts, strict=True):
+            numbers[variable] = self.constant(variable.aval, array)
+
+        def look_up(atom: Any) -> int:
+            if isinstance(atom, core.Literal):
+                return self.constant(atom.aval, atom.val)
+            return numbers[atom]
+
+        for equation in jaxpr.eqns:
+            inputs = [look_up(atom) for atom in equation.invars]
+            body = equation.params.get(INLINED.get(equation.primitive.name, ""))
+            if body is None:
+                outputs = [self.value(variable.aval) for variable in equation.outvars]
+                self.equations.append(
+                    Equation(equation.primitive, equation.params, tuple(inputs), tuple(outputs))
+                )
+            else:
+                outputs = self.read(
+                    getattr(body, "jaxpr", body), getattr(body, "consts", []), inputs
+                )
+            numbers.update(zip(equation.outvars, outputs, strict=True))
+        return [look_up(atom) for atom in jaxpr.outvars]
 
 
-def telling(variables: Params, inputs: PyTree) -> int:
-    """A number of examples at which one reading tells their axis; it divides no size here."""
-    shapes = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves((variables, inputs))]
-    return growth.telling({size for shape in shapes for size in shape})
-
-
-def read(
-    apply_fn: ApplyFn, variables: Params, inputs: PyTree, examples: int | None = None
-) -> Equations:
-    """Reads the model's equations from its jaxpr.
-
-    Where the examples are follows from the rules of the primitives. Where these leave it open, the
-    model is traced again at twice as many examples, and the axis that grows holds them.
+def read(function: Callable, *arguments: PyTree) -> Equations:
+    """Reads the equations of a function from its jaxpr, at the shapes of its arguments.
 
     Args:
-      apply_fn: the model, in evaluation mode.
-      variables: its variables: arrays or their shapes.
-      inputs: arrays or their shapes (examples, ...).
-      examples: how many to read at, 2 or more; as many as the inputs have when ``None``, and two
-        for one.
+      function: of the variables and the inputs, and possibly more.
+      arguments: arrays or their shapes: the variables, then what else it takes.
 
     Raises:
-      ValueError: the model does not accept another number of examples, mixes examples, or does
-        not return logits of shape (examples, outputs).
+      ValueError: the function does not accept these arguments.
     """
-    variables = jax.tree.map(jax.api_util.shaped_abstractify, variables)
-    examples = max(jax.tree.leaves(inputs)[0].shape[0], 2) if examples is None else examples
-    if examples < 2:
-        raise ValueError(f"examples is {examples}; a model is read at 2 examples or more")
-    flat, output = flattening.flatten(apply_fn, variables, _resized(inputs, examples))
-    equations = flattening.live(flat.equations, output)
-    leaves = {name: number for number, name in enumerate(trees.named_leaves(variables))}
-    sources = tuple(range(len(leaves), len(leaves) + len(jax.tree.leaves(inputs))))
-    start = dict.fromkeys(sources, BatchAxis(0))
+    variables, *inputs = jax.tree.map(jax.api_util.shaped_abstractify, arguments)
     try:
-        from_inputs, batch = batching.Graph(flat, examples).follow(equations, start, (output,))
-    except ValueError:
-        twice, _ = flattening.flatten(apply_fn, variables, _resized(inputs, 2 * examples))
-        if [e[2:] for e in flat.equations] != [e[2:] for e in twice.equations]:
-            raise ValueError(
-                "apply_fn runs other operations for another number of examples"
-            ) from None
-        graph = batching.Graph(flat, examples, twice)
-        from_inputs, batch = graph.follow(equations, start, (output,))
-    if batch.get(output) != BatchAxis(0):
+        closed = jax.make_jaxpr(function)(variables, *inputs)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        shapes = [leaf.shape for leaf in jax.tree.leaves(inputs)]
         raise ValueError(
-            f"apply_fn returned {flat.avals[output].shape} for {examples} examples; "
-            "it must return logits (examples, outputs)"
-        )
+            f"the model failed for inputs of shape {shapes}; it must accept any number of "
+            f"examples on axis 0 of its inputs: {type(error).__name__}: {error}"
+        ) from error
+    flat = _Flattening()
+    numbers = [flat.value(variable.aval) for variable in closed.jaxpr.invars]
+    outputs = flat.read(closed.jaxpr, closed.consts, numbers)
+    leaves = {name: number for number, name in enumerate(trees.named_leaves(variables))}
+    needed = _needed(flat.equations, set(outputs), set())
+    sources = tuple(numbers[len(leaves) :])
+    from_inputs = set(sources)
+    for equation in needed:
+        if from_inputs.intersection(equation.inputs):
+            from_inputs.update(equation.outputs)
     return Equations(
-        equations,
-        tuple(flat.avals),
-        flat.constants,
-        leaves,
-        sources,
-        output,
-        from_inputs,
-        batch,
-        examples,
+        equations=tuple(needed),
+        avals=tuple(flat.avals),
+        constants=flat.constants,
+        leaves=leaves,
+        inputs=sources,
+        outputs=tuple(outputs),
+        from_inputs=frozenset(from_inputs),
     )
+
+
+def read_one(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Equations:
+    """Reads the equations of a model on one example of its inputs.
+
+    Raises:
+      ValueError: inputs without an axis of examples; the model does not accept one example.
+    """
+    return read(apply_fn, variables, jax.tree.map(one_example, inputs))
+
+
+def one_example(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The shape of one example of an input."""
+    aval = jax.api_util.shaped_abstractify(leaf)
+    if not aval.shape or not aval.shape[0]:
+        raise ValueError(
+            f"an input has shape {aval.shape}; every input has its examples on axis 0, one or more"
+        )
+    return jax.ShapeDtypeStruct((1, *aval.shape[1:]), aval.dtype)
+
+
+def _needed(equations: Iterable[Equation], wanted: set[int], known: set[int]) -> list[Equation]:
+    """The equations that lead from known values to wanted ones, in order."""
+    missing, kept = wanted - known, []
+    for equation in reversed(equations):
+        if missing.intersection(equation.outputs):
+            missing.update(set(equation.inputs) - known)
+            kept.append(equation)
+    return kept[::-1]
 
 
 def bind(equation: Equation, operands: list, **changed: Any) -> list:
@@ -113,27 +213,35 @@ def bind(equation: Equation, operands: list, **changed: Any) -> list:
 
 def evaluate(
     model: Equations,
-    variables: Params,
-    inputs: PyTree,
-    taps: Mapping[int, Array] | None = None,
-    keep: Callable[[int], bool] = lambda value: False,
-) -> tuple[Array, dict[int, Array]]:
-    """Runs the equations.
+    known: Mapping[int, Array],
+    wanted: Iterable[int],
+    edit: Callable[[int, Array], Array] = lambda value, array: array,
+    at: Mapping[int, Handler] | None = None,
+) -> dict[int, Array]:
+    """Runs the equations that lead from known values to wanted ones.
 
     Args:
-      model: what `read` returned.
-      variables, inputs: of the shapes that were read.
-      taps: value -> an array added to it: zeros, to differentiate with respect to.
-      keep: which values to return.
+      model: the equations.
+      known: value -> its array: variables and inputs, or a cut in the middle; the constants are
+        known without.
+      wanted: the values to return.
+      edit: (value, array) -> what stands in its place, of every result: taps, gates, clamps.
+      at: result of an equation -> what is called with the equation and its operands, and returns
+        its results, in place of the primitive.
 
     Returns:
-      The logits (examples, outputs), and the kept values by number.
+      value -> its array, of those wanted.
     """
-    taps = taps or {}
-    arrays = dict(model.constants)
-    arrays |= enumerate([*jax.tree.leaves(variables), *jax.tree.leaves(inputs)])
-    for equation in model.equations:
-        results = bind(equation, [arrays[value] for value in equation.inputs])
-        for value, result in zip(equation.outputs, results, strict=True):
-            arrays[value] = result + taps[value] if value in taps else result
-    return arrays[model.output], {value: arrays[value] for value in arrays if keep(value)}
+    wanted, at = set(wanted), at or {}
+    arrays = {**model.constants, **known}
+    for equation in _needed(model.equations, wanted, set(arrays)):
+        operands = [arrays[value] for value in equation.inputs]
+        handler = at.get(equation.outputs[0], bind)
+        for value, result in zip(equation.outputs, handler(equation, operands), strict=True):
+            arrays[value] = edit(value, result)
+    return {value: arrays[value] for value in wanted}
+
+
+def over_examples(function: Callable[..., PyTree], *batched: PyTree) -> PyTree:
+    """Maps a function of one example, whose arrays are (1, ...), over arrays (examples, ...)."""
+    return jax.vmap(lambda *one: function(*jax.tree.map(lambda x: x[None], one)))(*batched)

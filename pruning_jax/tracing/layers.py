@@ -20,6 +20,14 @@ REARRANGING = frozenset(
 SCALING = frozenset(["mul", "div"])
 LINEAR = {"dot_general": "dense", "conv_general_dilated": "conv", "gather": "embedding"}
 
+_IN_PLACE = frozenset(
+    [
+        *("convert_element_type", "reduce_precision", "neg", "copy", "copy_p", "slice", "rev"),
+        *("sharding_constraint", "optimization_barrier", *SCALING),
+    ]
+)
+"""Primitives of a view that leave every axis where it is."""
+
 
 class View(NamedTuple):
     """An array that holds the entries of one leaf; `steps` are the equations that lead to it."""
@@ -44,8 +52,27 @@ class Use(NamedTuple):
     view: View
 
 
-class Reading:
-    """What is known of every value while the equations are followed."""
+class Axes(NamedTuple):
+    """What the axes of a kernel are; those of a convolution's window are neither.
+
+    Attributes:
+      inputs: those that an output sums over: features, or the rows of an embedding.
+      outputs: those of its units.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+class Uses:
+    """Where every leaf is used, known while the equations are followed.
+
+    Attributes:
+      uses: kernel -> where it enters.
+      bias_uses: bias -> where it enters.
+      bias_of: kernel -> the leaves that are added to its layer's output.
+      reasons: kernel -> why it cannot be read.
+    """
 
     def __init__(self, model: Equations) -> None:
         self.model = model
@@ -61,11 +88,21 @@ class Reading:
         for value in model.leaves.values():
             if not jnp.issubdtype(model.avals[value].dtype, jnp.inexact):
                 del self.views[value], self.leaves[value]
+        for number in range(len(model.equations)):
+            self._follow(number)
+        for leaf in self.uses:
+            if leaf in self.elsewhere:
+                self.reasons.setdefault(leaf, self.elsewhere[leaf])
+            if leaf in self.bias_uses:
+                self.reasons.setdefault(leaf, "it is also added as a bias")
 
-    def shape(self, value: int) -> tuple[int, ...]:
-        return self.model.avals[value].shape
+    def bias(self, kernel: str) -> str | None:
+        """The one leaf that is a bias of a kernel's layer and nothing else."""
+        others = self.elsewhere.keys() | self.reasons.keys() | self.uses.keys()
+        biases = self.bias_of.get(kernel, set()) - others
+        return biases.pop() if len(biases) == 1 else None
 
-    def follow(self, number: int) -> None:
+    def _follow(self, number: int) -> None:
         equation = self.model.equations[number]
         inputs, outputs, name = equation.inputs, equation.outputs, equation.name
         held = [value for value in inputs if self.leaves.get(value)]
@@ -109,12 +146,9 @@ class Reading:
         equation = self.model.equations[number]
         operand = equation.inputs.index(value)
         view = self.views.get(value)
-        why = None
         if view is None:
             stopped = self.stopped.get(value, "operations")
             why = f"it reaches {equation.name} through {stopped}, which does not only rearrange it"
-        elif value in self.model.batch and not self._repeats_examples(view, value):
-            why = f"it reaches {equation.name} with a value for every example"
         else:
             why = _UNREADABLE[equation.name](self.model, equation, operand)
         if why:
@@ -125,22 +159,10 @@ class Reading:
         self.uses.setdefault(view.leaf, []).append(use)
         self.outputs_of[equation.outputs[0]] = view.leaf
 
-    def _repeats_examples(self, view: View, value: int) -> bool:
-        last = self.model.equations[view.steps[-1]] if view.steps else None
-        return (
-            last is not None
-            and last.name == "broadcast_in_dim"
-            and last.inputs[0] not in self.model.batch
-            and self.model.batch[value].axis not in last.params["broadcast_dimensions"]
-        )
-
     def _bias(self, number: int, value: int, data: int) -> None:
         view, kernel = self.views.get(value), self.outputs_of[data]
-        readable = view is not None and (
-            value not in self.model.batch or self._repeats_examples(view, value)
-        )
         outputs = units(self.model, self.uses[kernel][-1])
-        if readable and math.prod(self.shape(self.model.leaves[view.leaf])) == outputs:
+        if view is not None and _size(self.model, self.model.leaves[view.leaf]) == outputs:
             operand = self.model.equations[number].inputs.index(value)
             self.bias_uses.setdefault(view.leaf, []).append(Use("bias", number, operand, view))
             self.bias_of.setdefault(kernel, set()).add(view.leaf)
@@ -149,75 +171,59 @@ class Reading:
                 self.elsewhere.setdefault(leaf, "it is also used by add")
 
 
+def _size(model: Equations, value: int) -> int:
+    return math.prod(model.shape(value))
+
+
 def _kernels_inside(equation: Equation) -> frozenset[int]:
     """The operands of a loop, branch or call that its body uses as kernels."""
-    found: set[int] = set()
+    positions: set[int] = set()
     for parameter in equation.params.values():
         for body in parameter if isinstance(parameter, (tuple, list)) else [parameter]:
             body = getattr(body, "jaxpr", body)
             if hasattr(body, "eqns"):
                 shift = len(equation.inputs) - len(body.invars)
-                found |= {position + max(shift, 0) for position in _kernel_arguments(body)}
-    return frozenset(found)
+                positions |= {p + max(shift, 0) for p in _kernel_arguments(body)}
+    return frozenset(positions)
 
 
 def _kernel_arguments(body: Any) -> set[int]:
     source = {variable: position for position, variable in enumerate(body.invars)}
-    found: set[int] = set()
+    positions: set[int] = set()
     for step in body.eqns:
         known = [None if isinstance(v, core.Literal) else source.get(v) for v in step.invars]
         if step.primitive.name in LINEAR:
-            found.update(position for position in known if position is not None)
+            positions.update(position for position in known if position is not None)
         elif step.primitive.name in REARRANGING and known[0] is not None:
             source.update(dict.fromkeys(step.outvars, known[0]))
         else:
             call = Equation(step.primitive, step.params, tuple(range(len(known))), ())
-            found.update(known[i] for i in _kernels_inside(call) if known[i] is not None)
-    return found
-
-
-def _unreadable_dense(model: Equations, equation: Equation, operand: int) -> str | None:
-    kernel, data = equation.inputs[operand], equation.inputs[1 - operand]
-    if kernel not in model.batch:
-        return None
-    batch_dims = equation.params["dimension_numbers"][1]
-    paired = (model.batch[kernel].axis, model.batch[data].axis) in zip(
-        batch_dims[operand], batch_dims[1 - operand], strict=True
-    )
-    if not paired or model.batch[kernel][1:] != (1, 1):
-        return "it is repeated for every example in a way that is not understood"
-    return None
+            positions.update(known[i] for i in _kernels_inside(call) if known[i] is not None)
+    return positions
 
 
 def _unreadable_conv(model: Equations, equation: Equation, operand: int) -> str | None:
-    kernel, data = equation.inputs[operand], equation.inputs[1 - operand]
     if operand != 1:
         return "it is the left operand of its convolution"
     if equation.params["batch_group_count"] != 1:
         return "its convolution has a batch_group_count"
-    if kernel in model.batch or (
-        model.batch[data].axis != equation.params["dimension_numbers"].lhs_spec[0]
-    ):
-        return "the examples are not on the batch axis of its convolution"
     return None
 
 
 def _unreadable_gather(model: Equations, equation: Equation, operand: int) -> str | None:
-    kernel = equation.inputs[operand]
     dimensions, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     rows = (
         operand == 0
-        and kernel not in model.batch
         and tuple(dimensions.start_index_map) == (0,)
-        and tuple(dimensions.collapsed_slice_dims) == (0,)
+        and tuple(dimensions.collapsed_slice_dims) in ((0,), ())
         and not dimensions.operand_batching_dims
-        and tuple(sizes) == (1, *model.avals[kernel].shape[1:])
+        and tuple(sizes) == (1, *model.shape(equation.inputs[operand])[1:])
     )
     return None if rows else "its gather does not take whole rows"
 
 
 _UNREADABLE = {
-    "dot_general": _unreadable_dense,
+    "dot_general": lambda model, equation, operand: None,
     "conv_general_dilated": _unreadable_conv,
     "gather": _unreadable_gather,
 }
@@ -226,20 +232,58 @@ _UNREADABLE = {
 def units(model: Equations, use: Use) -> int:
     """How many units the layer has: the entries of its output that a position holds."""
     equation = model.equations[use.equation]
-    shape = model.avals[equation.inputs[use.operand]].shape
+    shape = model.shape(equation.inputs[use.operand])
     if use.kind == "conv":
         return shape[equation.params["dimension_numbers"].rhs_spec[0]]
     if use.kind == "embedding":
         return math.prod(shape[1:])
     contracted = equation.params["dimension_numbers"][0][use.operand]
-    examples = model.batch.get(equation.inputs[use.operand])
-    shape = [1 if examples and examples.axis == i else d for i, d in enumerate(shape)]
-    return math.prod(d for axis, d in enumerate(shape) if axis not in contracted)
+    return math.prod(size for axis, size in enumerate(shape) if axis not in contracted)
 
 
-def read_leaves(model: Equations) -> Reading:
-    """Follows every leaf of the variables to the equations that use it."""
-    reading = Reading(model)
-    for number in range(len(model.equations)):
-        reading.follow(number)
-    return reading
+def axes(model: Equations, use: Use) -> Axes | None:
+    """What the axes of a kernel's leaf are; ``None`` where its view merges or splits them."""
+    equation = model.equations[use.equation]
+    places = _axes_of_leaf(model, use.view)
+    if places is None:
+        return None
+    rank = len(model.shape(equation.inputs[use.operand]))
+    if use.kind == "conv":
+        spec = equation.params["dimension_numbers"].rhs_spec
+        inputs, outputs = [spec[1]], [spec[0]]
+    elif use.kind == "embedding":
+        inputs, outputs = [0], list(range(1, rank))
+    else:
+        contracted, batched = (side[use.operand] for side in equation.params["dimension_numbers"])
+        inputs = list(contracted)
+        outputs = [axis for axis in range(rank) if axis not in (*contracted, *batched)]
+    named = ({places[axis] for axis in side} - {None} for side in (inputs, outputs))
+    return Axes(*(tuple(sorted(side)) for side in named))
+
+
+def _axes_of_leaf(model: Equations, view: View) -> list[int | None] | None:
+    """Of each axis of an array, the leaf's axis that it is; ``None`` for one that a view adds."""
+    value = model.leaves[view.leaf]
+    places: list[int | None] = list(range(len(model.shape(value))))
+    for number in view.steps:
+        equation = model.equations[number]
+        alike = (v for v in equation.inputs if model.shape(v) == model.shape(value))
+        source = next(alike, equation.inputs[0])
+        name, params, result = equation.name, equation.params, model.shape(equation.outputs[0])
+        if name == "transpose":
+            places = [places[axis] for axis in params["permutation"]]
+        elif name == "broadcast_in_dim":
+            moved: list[int | None] = [None] * len(result)
+            for axis, place in enumerate(params["broadcast_dimensions"]):
+                moved[place] = places[axis]
+            places = moved
+        elif name in ("squeeze", "expand_dims", "reshape"):
+            before = [p for p, n in zip(places, model.shape(source), strict=True) if n != 1]
+            if [n for n in model.shape(source) if n != 1] != [n for n in result if n != 1]:
+                return None
+            rest = iter(before)
+            places = [None if n == 1 else next(rest) for n in result]
+        elif name not in _IN_PLACE and name != "split":
+            return None
+        value = equation.outputs[0]
+    return places

@@ -1,0 +1,235 @@
+"""The layers of a model, read off the equations of its function."""
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+from pruning_jax import trees
+from pruning_jax.tracing import equations, layers, products
+from pruning_jax.tracing.equations import Equations
+from pruning_jax.tracing.layers import Axes, Use, Uses
+from pruning_jax.types import ApplyFn, Params, PyTree
+
+
+class Layer(NamedTuple):
+    """A parametrised linear layer; several uses of one kernel are one layer.
+
+    Attributes:
+      name: the kernel's path without its last part where that is unique, else the path.
+      kind: `dense`, `conv` or `embedding`.
+      kernel: the kernel's path.
+      bias: the path of the leaf added to the layer's output, if any.
+      kernel_shape: of the leaf.
+      axes: which axes of the leaf are inputs and which are outputs; ``None`` where that cannot be
+        said, or differs from use to use.
+      parameters: entries of the kernel and the bias.
+      macs: multiply-accumulates an example, dense.
+      uses: where the kernel enters.
+      bias_uses: where the bias enters.
+    """
+
+    name: str
+    kind: str
+    kernel: str
+    bias: str | None
+    kernel_shape: tuple[int, ...]
+    axes: Axes | None
+    parameters: int
+    macs: int
+    uses: tuple[Use, ...]
+    bias_uses: tuple[Use, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trace:
+    """The layers of a model, and the equations that they were read from.
+
+    Equal only to itself, so that it can be the key of a cache and a static argument of ``jit``.
+
+    Attributes:
+      layers: in the order in which the model runs them.
+      unsupported: (leaf, reason) of every kernel that could not be read.
+      other_macs: multiply-accumulates an example in products that no layer is: of activations
+        with one another, with constants, with kernels that could not be read.
+      uncounted: the primitives whose work could not be counted, as a while loop's.
+      model: the equations.
+      apply_fn: the function that was traced.
+    """
+
+    layers: tuple[Layer, ...]
+    unsupported: tuple[tuple[str, str], ...]
+    other_macs: int
+    uncounted: tuple[str, ...]
+    model: Equations
+    apply_fn: ApplyFn
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The paths of the prunable leaves."""
+        return tuple(layer.kernel for layer in self.layers)
+
+    def __str__(self) -> str:
+        head = ("layer", "kind", "kernel", "parameters", "MACs")
+        rows = [
+            (layer.name, layer.kind, "x".join(map(str, layer.kernel_shape)),
+             f"{layer.parameters:,}", f"{layer.macs:,}")
+            for layer in self.layers
+        ]  # fmt: skip
+        parameters = sum(layer.parameters for layer in self.layers)
+        macs = sum(layer.macs for layer in self.layers)
+        rows = [head, *rows, ("total of these layers", "", "", f"{parameters:,}", f"{macs:,}")]
+        if self.other_macs:
+            rows.append(("other products", "", "", "", f"{self.other_macs:,}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if column > 2 else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines += [f"not counted: the work of {name}" for name in self.uncounted]
+        return "\n".join(
+            lines + [f"not supported: {leaf}: {why}" for leaf, why in self.unsupported]
+        )
+
+
+def trace(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Trace:
+    """Finds the parametrised linear layers of a model from the equations of one example.
+
+    A layer is a `dot_general`, `conv_general_dilated` or `gather` of data with a kernel that
+    comes from one leaf of the variables by reshaping, transposing, casting, repeating, slicing or
+    scaling; its bias is the leaf added to its output. That a batch's examples do not mix is for
+    `check` to see, on the first batch that the trace is used with.
+
+    Args:
+      apply_fn: the model, in evaluation mode.
+      variables: its variables: arrays or their shapes.
+      inputs: arrays or their shapes, (examples, ...); only one example of them is read.
+
+    Returns:
+      The layers, and by name the kernels that could not be read.
+
+    Raises:
+      ValueError: the model has no layers, does not accept one example on axis 0 of its inputs, has
+        variables that are no arrays, or makes an array without entries.
+    """
+    _check_arrays(variables)
+    model = equations.read_one(apply_fn, variables, inputs)
+    uses = Uses(model)
+    kernels = [leaf for leaf in uses.uses if leaf not in uses.reasons]
+    if not kernels:
+        listed = "; ".join(f"{leaf}: {why}" for leaf, why in uses.reasons.items())
+        raise ValueError(
+            "the model has no layers: no leaf of the variables is the kernel of a dot_general, "
+            f"conv_general_dilated or gather with the inputs{'; not supported: ' * bool(listed)}"
+            f"{listed}"
+        )
+    names = [_layer_name(kernel) for kernel in kernels]
+    every = tuple(
+        _layer(model, uses, kernel, name if names.count(name) == 1 else kernel)
+        for kernel, name in zip(kernels, names, strict=True)
+    )
+    other, uncounted = _other_macs(model, {use.equation for layer in every for use in layer.uses})
+    return Trace(every, tuple(uses.reasons.items()), other, uncounted, model, apply_fn)
+
+
+def traced(model: Any, variables: Params, inputs: PyTree) -> Trace:
+    """The trace of a model: its own, that of its graph, or a bare function's, read now.
+
+    Args:
+      model: a `Trace`, what has one as its `trace` (a `units.UnitGraph`), or a function, which is
+        read once for all calls with the same shapes.
+      variables, inputs: as in `trace`.
+
+    Raises:
+      ValueError: as `trace`.
+    """
+    if isinstance(model, Trace):
+        return model
+    if isinstance(getattr(model, "trace", None), Trace):
+        return model.trace
+    if not callable(model):
+        raise ValueError(
+            f"a model is a function, a Trace or a UnitGraph, not {type(model).__name__}"
+        )
+    _check_arrays(variables)
+    leaves, structure = jax.tree.flatten((variables, jax.tree.map(equations.one_example, inputs)))
+    avals = tuple(jax.api_util.shaped_abstractify(leaf) for leaf in leaves)
+    return _traced(model, structure, avals)
+
+
+@functools.lru_cache(maxsize=64)
+def _traced(apply_fn: ApplyFn, structure: Any, avals: tuple) -> Trace:
+    return trace(apply_fn, *jax.tree.unflatten(structure, avals))
+
+
+def _check_arrays(variables: Params) -> None:
+    for name, leaf in trees.named_leaves(variables).items():
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
+            raise ValueError(
+                f"the variables have a {type(leaf).__name__} at {name!r}; they must be arrays. "
+                "Those of an Equinox module are eqx.partition(module, eqx.is_array)[0], to be "
+                "combined with the rest inside the function"
+            )
+
+
+def _layer_name(kernel: str) -> str:
+    parts = kernel.split("/")
+    if parts[-1] == "value" and len(parts) > 1:
+        parts.pop()
+    return "/".join(parts[:-1]) or kernel or "kernel"
+
+
+def _layer(model: Equations, uses: Uses, kernel: str, name: str) -> Layer:
+    shape = model.shape(model.leaves[kernel])
+    for use in uses.uses[kernel]:
+        _check_entries(model, use, name)
+    bias = uses.bias(kernel)
+    entries = math.prod(model.shape(model.leaves[bias])) if bias is not None else 0
+    axes = {layers.axes(model, use) for use in uses.uses[kernel]}
+    return Layer(
+        name=name,
+        kind=uses.uses[kernel][0].kind,
+        kernel=kernel,
+        bias=bias,
+        kernel_shape=shape,
+        axes=axes.pop() if len(axes) == 1 else None,
+        parameters=math.prod(shape) + entries,
+        macs=sum(_macs(model, use.equation) for use in uses.uses[kernel]),
+        uses=tuple(uses.uses[kernel]),
+        bias_uses=tuple(uses.bias_uses[bias]) if bias is not None else (),
+    )
+
+
+def _check_entries(model: Equations, use: Use, name: str) -> None:
+    equation = model.equations[use.equation]
+    shapes = [model.shape(value) for value in equation.inputs]
+    if any(0 in shape for shape in shapes):
+        raise ValueError(
+            f"layer {name!r} meets an array without entries, in {equation.name} of {shapes[0]} and "
+            f"{shapes[1]}; inputs of {[model.shape(v) for v in model.inputs]} are too small for a "
+            "window or a pool before it"
+        )
+
+
+def _macs(model: Equations, number: int) -> int:
+    equation = model.equations[number]
+    shapes = [model.shape(value) for value in equation.inputs]
+    return products.macs(equation.name, equation.params, shapes, model.shape(equation.outputs[0]))
+
+
+def _other_macs(model: Equations, layered: set[int]) -> tuple[int, tuple[str, ...]]:
+    """The work outside of layers, and the primitives whose work is not known."""
+    total, uncounted = 0, []
+    for number, equation in enumerate(model.equations):
+        if number not in layered and not model.from_inputs.isdisjoint(equation.inputs):
+            inside = products.inside(equation.name, equation.params)
+            if inside is None:
+                uncounted.append(equation.name)
+            total += _macs(model, number) + (inside or 0)
+    return total, tuple(dict.fromkeys(uncounted))
