@@ -1,28 +1,28 @@
 """The network whose removed units are clamped to their means, run equation by equation."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax.tracing import equations
+from pruning_jax import tracing
 
 
-def clamped(apply_fn, graph, variables, inputs, means, unit_masks):
+def clamped(graph, variables, inputs, means, unit_masks):
     """The logits of the unpruned model with the removed units overwritten where they are read."""
-    model = equations.read(apply_fn, variables, inputs)
-    fixed = {}
+    model, fixed = graph.trace.model, {}
     for name, kept in unit_masks.items():
         for reading in graph[name].readings:
             fixed.setdefault(reading.value, []).append((reading, kept))
-    arrays = dict(model.constants)
-    arrays |= enumerate([*jax.tree.leaves(variables), *jax.tree.leaves(inputs)])
-    for equation in model.equations:
-        results = equations.bind(equation, [arrays[value] for value in equation.inputs])
-        for value, array in zip(equation.outputs, results, strict=True):
-            for reading, kept in fixed.get(value, ()):
-                array = _overwritten(array, reading, kept, means[value])
-            arrays[value] = array
-    return arrays[model.output]
+
+    def edit(value, array):
+        for reading, kept in fixed.get(value, ()):
+            array = _overwritten(array, reading, kept, means[value])
+        return array
+
+    def one(inputs):
+        known = model.known(variables, inputs)
+        return tracing.evaluate(model, known, model.outputs, edit)[model.logits]
+
+    return tracing.over_examples(one, inputs)[:, 0]
 
 
 def _overwritten(array, reading, kept, mean):

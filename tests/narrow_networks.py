@@ -10,7 +10,6 @@ import numpy as np
 from networks import CLASSES, draw
 
 from pruning_jax import models, tracing, trees, units
-from pruning_jax.tracing import equations
 
 
 def mlp(activation=jax.nn.relu):
@@ -193,8 +192,15 @@ def cut(graph, variables, unit_masks):
 
 @functools.cache
 def read(name):
-    """A function of the variables: the arrays where units are read, by number."""
-    apply_fn, variables, inputs = network(name)
-    model = equations.read(apply_fn, variables, inputs)
-    values = {reading.value for space in graph(name).spaces for reading in space.readings}
-    return jax.jit(lambda v: equations.evaluate(model, v, inputs, keep=values.__contains__)[1])
+    """A function of the variables: the arrays where units are read, by number, examples first."""
+    _, _, inputs = network(name)
+    return jax.jit(lambda variables: reading_arrays(graph(name), variables, inputs))
+
+
+def reading_arrays(graph, variables, inputs):
+    """The arrays where units are read, by number, (examples, *shape of one example)."""
+    model = graph.trace.model
+    values = {reading.value for space in graph.spaces for reading in space.readings}
+    return tracing.over_examples(
+        lambda x: tracing.evaluate(model, model.known(variables, x), values), inputs
+    )

@@ -224,8 +224,8 @@ def test_removed_units_are_zero_where_they_are_read_and_no_other_parameter_chang
         after = read(pruned)
         for reading in space.readings:
             gone = np.isin(reading.units, np.flatnonzero(~mask))
-            assert np.moveaxis(before[reading.value], reading.axis, 0)[gone].any()
-            assert not np.moveaxis(after[reading.value], reading.axis, 0)[gone].any()
+            assert np.moveaxis(before[reading.value], reading.axis + 1, 0)[gone].any()
+            assert not np.moveaxis(after[reading.value], reading.axis + 1, 0)[gone].any()
         touched = {each.leaf for each in space.producers}
         for leaf, array in trees.named_leaves(pruned).items():
             changed = np.asarray(array != old[leaf])

@@ -12,9 +12,9 @@ from pruning_jax.units.masks import from_scores as from_scores
 from pruning_jax.units.masks import parameter_masks as parameter_masks
 from pruning_jax.units.masks import remove as remove
 from pruning_jax.units.spaces import Consumer as Consumer
+from pruning_jax.units.spaces import Edge as Edge
 from pruning_jax.units.spaces import Reading as Reading
 from pruning_jax.units.spaces import Slice as Slice
 from pruning_jax.units.spaces import UnitGraph as UnitGraph
 from pruning_jax.units.spaces import UnitSpace as UnitSpace
-from pruning_jax.units.table import Edge as Edge
-from pruning_jax.units.table import edges as edges
+from pruning_jax.units.spaces import edges as edges

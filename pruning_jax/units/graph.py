@@ -9,10 +9,17 @@ from scipy.sparse import csgraph
 
 from pruning_jax.tracing import Trace
 from pruning_jax.units import rules
-from pruning_jax.units.fields import NONE, Source
-from pruning_jax.units.notes import NORM, Entry, Link
-from pruning_jax.units.spaces import PRODUCED, Consumer, Reading, Slice, UnitGraph, UnitSpace
-from pruning_jax.units.walk import Walk
+from pruning_jax.units.labels import NONE, Source
+from pruning_jax.units.spaces import (
+    PRODUCED,
+    Consumer,
+    Labels,
+    Reading,
+    Slice,
+    UnitGraph,
+    UnitSpace,
+)
+from pruning_jax.units.walk import NORM, Entry, Link, Walk
 
 
 def graph(trace: Trace) -> UnitGraph:
@@ -33,7 +40,7 @@ def graph(trace: Trace) -> UnitGraph:
     if plan.unmasked:
         plan = _Plan(rules.walk(trace, frozenset(plan.unmasked)))
     spaces = [plan.space(number) for number in range(len(plan.spaces))]
-    return UnitGraph(tuple(_named(spaces)), trace)
+    return UnitGraph(tuple(_named(spaces)), trace, plan.labels)
 
 
 def _named(spaces: list[UnitSpace]) -> Iterator[UnitSpace]:
@@ -59,7 +66,7 @@ class _Plan:
     Attributes:
       unit_of: atom -> its unit; numbers of no meaning.
       spaces: the units of each space, in order.
-      space_of, number: unit -> its space and its number there, -1 where it has none.
+      labels: atom -> its space and its unit's number there.
       links, entries, mixed, reasons: of each space.
       unmasked: the leaves whose units are mixed with one another, as a layer norm does.
     """
@@ -68,11 +75,11 @@ class _Plan:
         self.walk, notes = walked, walked.notes
         self.unit_of = _components(notes.atoms, notes.edges)
         self.spaces = self._spaces()
-        self.number = np.full(notes.atoms, NONE)
-        self.space_of = np.full(notes.atoms, NONE)
+        number, space_of = np.full((2, notes.atoms), NONE)
         for i, units in enumerate(self.spaces):
-            self.number[units] = np.arange(len(units))
-            self.space_of[units] = i
+            number[units] = np.arange(len(units))
+            space_of[units] = i
+        self.labels = Labels(walked.fields, space_of[self.unit_of], number[self.unit_of])
         self.links: dict[int, dict[Source, Link]] = {}
         for link in notes.links:
             for space in self._spaces_of(self.atoms(link.source)):
@@ -132,18 +139,12 @@ class _Plan:
         """The spaces that atoms belong to."""
         if not len(atoms):
             return []
-        found = self.space_of[self.unit_of[atoms]]
+        found = self.labels.space_of[atoms]
         first = found.flat[0]
         if (found == first).all() and atoms.min() != NONE:
             return [int(first)] if first != NONE else []
         found = found[atoms != NONE]
         return np.unique(found[found != NONE]).tolist()
-
-    def _numbers(self, number: int, atoms: np.ndarray) -> np.ndarray:
-        """The units of a space that atoms are, -1 where they are none of it."""
-        units = np.where(atoms == NONE, 0, self.unit_of[atoms])
-        ours = (atoms != NONE) & (self.space_of[units] == number)
-        return np.where(ours, self.number[units], NONE)
 
     def space(self, number: int) -> UnitSpace:
         """Describes a space."""
@@ -168,12 +169,12 @@ class _Plan:
         return f"into {entry.layer}" if entry.lost else "inputs"
 
     def _producer(self, number: int, link: Link) -> Slice:
-        units = self._numbers(number, self.atoms(link.source)).reshape(self.shape(link.source))
+        units = self.labels.unit(number, self.atoms(link.source)).reshape(self.shape(link.source))
         role = "kernel" if link.role == "depthwise" else link.role
         return Slice(link.source.leaf, role, units, link.source.leaf not in self.unmasked)
 
     def _consumer(self, number: int, entry: Entry) -> Consumer:
-        units = self._numbers(number, _entering(entry, self.atoms(entry.source)))
+        units = self.labels.unit(number, _entering(entry, self.atoms(entry.source)))
         places = np.flatnonzero(units != NONE)
         readings = [
             value
@@ -195,7 +196,7 @@ class _Plan:
         """The units that the entries of a consuming kernel multiply."""
         atoms = self.atoms(entry.source)
         if entry.groups == 1:
-            return self._numbers(number, atoms).reshape(self.shape(entry.source))
+            return self.labels.unit(number, atoms).reshape(self.shape(entry.source))
         outputs = self.atoms(entry.outputs)
         group = np.arange(outputs.size) // (outputs.size // entry.groups)
         place = group[None, :] * atoms.size + np.arange(atoms.size)[:, None]
@@ -209,7 +210,7 @@ class _Plan:
         for value in values:
             for field in self.walk.fields[value]:
                 if number in self._spaces_of(field.atoms):
-                    numbers = self._numbers(number, field.atoms)
+                    numbers = self.labels.unit(number, field.atoms)
                     single = len(field.axes) == 1
                     found.append(Reading(value, field.axes[0], numbers) if single else None)
         return found

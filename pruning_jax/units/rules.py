@@ -1,13 +1,85 @@
 """How each primitive that is not elementwise moves the labels of its operands to its results."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
-from pruning_jax.tracing import Trace
-from pruning_jax.tracing.equations import Equation
-from pruning_jax.units import bodies, joining, layer_rules, zeros
-from pruning_jax.units import fields as labels
-from pruning_jax.units.fields import Field
-from pruning_jax.units.walk import Walk
+import numpy as np
+
+from pruning_jax.tracing import Equation, Trace
+from pruning_jax.units import elementwise, labels, products
+from pruning_jax.units.labels import NONE, Field
+from pruning_jax.units.walk import NORM, Link, Walk
+
+
+def _common(numbers: Iterable[float | str | None], name: str) -> float | str:
+    """The number that all are; `name` where they differ or one is not known."""
+    different = {number if isinstance(number, float) else name for number in numbers}
+    return different.pop() if len(different) == 1 else name
+
+
+def _concatenate(walk: Walk, number: int, equation: Equation) -> None:
+    """Follows pieces that are put one after another along an axis."""
+    axis, result = equation.params["dimension"], equation.outputs[0]
+    every = {value: walk.fields.get(value, ()) for value in equation.inputs}
+    if walk.is_data(result):
+        for value in equation.inputs:
+            if not walk.is_data(value):
+                sources = {source for f in every[value] for source, _ in f.sources}
+                links = [Link(number, source, "bias") for source in sorted(sources)]
+                walk.notes.links.extend(links)
+    split = [f for fields in every.values() for f in fields if axis in f.axes and len(f.axes) > 1]
+    walk.notes.block(split, "they are concatenated along a part of their axis")
+    found = [_beside(walk, equation, axes) for axes in _axes_beside(every.values(), axis)]
+    if any((axis,) == f.axes for fields in every.values() for f in fields):
+        found.append(_along(walk, equation, axis))
+    walk.fields[result] = tuple(found)
+    read = [walk.readings[value] for value in equation.inputs if value in walk.readings]
+    if read:
+        walk.readings[result] = frozenset().union(*read)
+    if walk.pooled.intersection(equation.inputs):
+        walk.pooled.add(result)
+
+
+def _axes_beside(every: Iterable[labels.Fields], axis: int) -> list[tuple[int, ...]]:
+    return list(dict.fromkeys(f.axes for fields in every for f in fields if axis not in f.axes))
+
+
+def _beside(walk: Walk, equation: Equation, axes: tuple[int, ...]) -> Field:
+    """The labels of an axis that pieces have in common; they hold the same units."""
+    every = [walk.fields.get(value, ()) for value in equation.inputs]
+    own = [next((f for f in fields if f.axes == axes), None) for fields in every]
+    pieces = [field for field in own if field is not None]
+    atoms = pieces[0].atoms
+    for field in pieces[1:]:
+        walk.unite(atoms, field.atoms)
+        atoms = np.where(atoms == NONE, field.atoms, atoms)
+    numbers = [
+        walk.numbers.get(value) if field is None else field.zero
+        for value, field in zip(equation.inputs, own, strict=True)
+    ]
+    rests = [field.rest for field in pieces if (field.atoms == NONE).any()]
+    zero = _common([*numbers, *rests], equation.name)
+    sources = frozenset().union(*(field.sources for field in pieces))
+    return Field(axes, atoms, zero, sources, zero)
+
+
+def _along(walk: Walk, equation: Equation, axis: int) -> Field:
+    """The labels of pieces one after another."""
+    atoms, zero, rest, sources = [], [], [], frozenset()
+    for value in equation.inputs:
+        field = next((f for f in walk.fields.get(value, ()) if f.axes == (axis,)), None)
+        if field is None:
+            atoms.append(np.full(walk.shape(value)[axis], NONE))
+            rest.append(walk.numbers.get(value))
+            continue
+        atoms.append(field.atoms)
+        zero.append(field.zero)
+        sources |= field.sources
+        if (field.atoms == NONE).any():
+            rest.append(field.rest)
+    name = equation.name
+    rest = _common(rest, name) if rest else 0.0
+    return Field((axis,), np.concatenate(atoms), _common(zero, name), sources, rest)
 
 
 def _axes_moved(place: Callable[[Walk, Equation], dict[int, int]]) -> Callable:
@@ -94,14 +166,27 @@ def _pad(walk: Walk, number: int, equation: Equation) -> None:
     for old, field in zip(before, wider, strict=True):
         rests = [added, *([old.rest] if (old.atoms == labels.NONE).any() else [])]
         zero = field.zero if field.zero == added else "pad"
-        found.append(field._replace(zero=zero, rest=joining.common(rests, "pad")))
+        found.append(field._replace(zero=zero, rest=_common(rests, "pad")))
     walk.carry(source, equation.outputs[0], found)
 
 
-def _known(field: Field, name: str, stays: Callable[[float | str], bool]) -> Field:
-    """A field whose numbers are not known after a primitive, but for those that stay."""
-    zero, rest = (number if stays(number) else name for number in (field.zero, field.rest))
-    return field._replace(zero=zero, rest=rest)
+def _reduced(field: Field, name: str, entries: int | None) -> Field:
+    """A field after so many entries of each unit were summed, say; a constant stays one."""
+
+    def of_constant(number: float | str) -> float | str:
+        if not isinstance(number, float):
+            return number if number == NORM else name
+        if number == 0.0 or name in _KEEPING:
+            return number
+        return number * entries if entries and name.endswith("_sum") else name
+
+    return field._replace(zero=of_constant(field.zero), rest=of_constant(field.rest))
+
+
+_KEEPING = frozenset(
+    ["reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min", "cummax", "cummin"]
+)
+"""Primitives that give a constant for that constant alone."""
 
 
 def _reduce(walk: Walk, number: int, equation: Equation) -> None:
@@ -115,12 +200,8 @@ def _reduce(walk: Walk, number: int, equation: Equation) -> None:
             walk.mixed[result] = tuple((equation.name, field.atoms) for field in inside)
     else:
         walk.notes.block(inside, f"{equation.name} takes their parameters")
-    sums = equation.name == "reduce_sum"
-    outside = [
-        _known(f, equation.name, lambda number: not sums or number == 0.0)
-        for f in fields
-        if f not in inside
-    ]
+    entries = math.prod(walk.shape(source)[axis] for axis in axes)
+    outside = [_reduced(f, equation.name, entries) for f in fields if f not in inside]
     place = {axis: i for i, axis in enumerate(kept)}
     walk.carry(source, result, labels.moved(tuple(outside), place.__getitem__))
     if outside and walk.is_data(source):
@@ -133,12 +214,69 @@ def _window(walk: Walk, number: int, equation: Equation) -> None:
     fields = walk.fields.get(source, ())
     across = [field for field in fields if any(sizes[axis] > 1 for axis in field.axes)]
     walk.notes.block(across, f"{equation.name} goes over their axis")
-    name = equation.name
-    largest, sums = name == "reduce_window_max", name == "reduce_window_sum"
-    kept = [_known(f, name, lambda number: largest or (sums and number == 0.0)) for f in fields]
+    padded = any(any(pair) for pair in equation.params.get("padding", ()))
+    kept = [_reduced(f, equation.name, None if padded else math.prod(sizes)) for f in fields]
     walk.carry(source, result, [f for f in kept if not any(sizes[a] > 1 for a in f.axes)])
     if kept and walk.is_data(source):
         walk.pooled.add(result)
+
+
+def _beside_others(walk: Walk, number: int, equation: Equation) -> None:
+    """Follows what moves or accumulates entries along axes that are not the units'."""
+    source, params = equation.inputs[0], equation.params
+    if equation.name == "dynamic_slice":
+        shape = walk.shape(source)
+        touched = {axis for axis, size in enumerate(params["slice_sizes"]) if size != shape[axis]}
+    else:
+        touched = {params["dimension" if equation.name == "sort" else "axis"]}
+    fields = walk.fields.get(source, ())
+    across = [field for field in fields if touched.intersection(field.axes)]
+    walk.notes.block(across, f"{equation.name} goes over their axis")
+    moves = equation.name in ("sort", "dynamic_slice")
+    kept = [f if moves else _reduced(f, equation.name, None) for f in fields if f not in across]
+    walk.carry(source, equation.outputs[0], kept)
+
+
+def _gather(walk: Walk, number: int, equation: Equation) -> None:
+    """Follows the rows of an embedding, and entries that are taken by their places."""
+    if number in walk.layers:
+        products.embedding(walk, number, equation)
+        return
+    source, indices = equation.inputs
+    numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
+    shape, fields = walk.shape(source), walk.fields.get(source, ())
+    left = [axis for axis in range(len(shape)) if axis not in numbers.collapsed_slice_dims]
+    left = [axis for axis in left if axis not in numbers.operand_batching_dims]
+    place = {
+        axis: result
+        for axis, result in zip(left, numbers.offset_dims, strict=True)
+        if sizes[axis] == shape[axis]
+    }
+    whole = [field for field in fields if set(field.axes) <= place.keys()]
+    result = list(labels.moved(tuple(whole), place.__getitem__))
+    for field in fields:
+        if field not in whole:
+            taken = _taken(walk, equation, field, walk.known(indices))
+            walk.notes.block([field] * (taken is None), "gather takes them by unknown places")
+            result += [taken] * (taken is not None)
+    walk.carry(source, equation.outputs[0], result)
+
+
+def _taken(
+    walk: Walk, equation: Equation, field: Field, indices: np.ndarray | None
+) -> Field | None:
+    """The labels of entries taken along one axis, at places that are known and in bounds."""
+    numbers = equation.params["dimension_numbers"]
+    if indices is None or indices.ndim != 2 or tuple(numbers.start_index_map) != field.axes:
+        return None
+    (axis,), places = field.axes, indices[:, 0]
+    size = len(field.atoms)
+    single = tuple(numbers.collapsed_slice_dims) == (axis,) and not numbers.operand_batching_dims
+    if not single or places.min(initial=0) < 0 or places.max(initial=0) >= size:
+        return None
+    rank = len(walk.shape(equation.outputs[0]))
+    (at,) = (axis for axis in range(rank) if axis not in numbers.offset_dims)
+    return field._replace(axes=(at,), atoms=field.atoms[places])
 
 
 RULES: dict[str, Callable[[Walk, int, Equation], None]] = {
@@ -150,14 +288,16 @@ RULES: dict[str, Callable[[Walk, int, Equation], None]] = {
     "split": _split,
     "rev": _rev,
     "pad": _pad,
-    "concatenate": joining.concatenate,
+    "concatenate": _concatenate,
     **dict.fromkeys(["reduce_sum", "reduce_max", "reduce_min", "reduce_prod"], _reduce),
     **dict.fromkeys(
         ["reduce_window", "reduce_window_max", "reduce_window_min", "reduce_window_sum"], _window
     ),
-    "dot_general": layer_rules.dot_general,
-    "conv_general_dilated": layer_rules.convolution,
-    "gather": layer_rules.gather,
+    "dot_general": products.dot_general,
+    "conv_general_dilated": products.convolution,
+    "gather": _gather,
+    "dynamic_slice": _beside_others,
+    **dict.fromkeys(["sort", "cumsum", "cumprod", "cummax", "cummin"], _beside_others),
 }
 """Primitive -> how it is followed."""
 
@@ -172,11 +312,10 @@ def walk(trace: Trace, unmasked: frozenset[str] = frozenset()) -> Walk:
     walked = Walk(trace, unmasked)
     for number, equation in enumerate(trace.model.equations):
         name = equation.name
-        if number in walked.layers or not walked.made.isdisjoint(equation.inputs):
-            walked.made.update(equation.outputs)
-        body = name if name in zeros.ELEMENTWISE else None
+        walked.note_maker(number, equation)
+        body = name if name in elementwise.ELEMENTWISE else None
         if body is None and name not in RULES:
-            body = bodies.elementwise(equation)
+            body = elementwise.body_of(equation)
         if body is not None:
             walked.elementwise(number, equation, body)
         elif name in RULES:
@@ -184,8 +323,8 @@ def walk(trace: Trace, unmasked: frozenset[str] = frozenset()) -> Walk:
         else:
             walked.refuse(equation, f"{name} is not understood")
         walked.follow_mixing(number, equation, body is not None)
-    for name, atoms in walked.mixed.get(trace.model.output, ()):
-        walked.notes.blocked.append((f"{name} mixes them into the network's outputs", atoms))
-    outputs = walked.fields.get(trace.model.output, ())
-    walked.notes.block(outputs, "they are the network's outputs")
+    for output in trace.model.outputs:
+        for name, atoms in walked.mixed.get(output, ()):
+            walked.notes.blocked.append((f"{name} mixes them into the network's outputs", atoms))
+        walked.notes.block(walked.fields.get(output, ()), "they are the network's outputs")
     return walked

@@ -1,18 +1,30 @@
 """What a unit graph is made of: unit spaces, the slices, readings and consumers of their units."""
 
+import dataclasses
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 from pruning_jax import choices
-from pruning_jax.tracing import Trace
-from pruning_jax.units import table
+from pruning_jax.tracing import Equations, Trace
+from pruning_jax.units.labels import NONE, Fields
 
 PRODUCED = ("kernel", "embedding")
 """Roles of slices that give a layer its outputs."""
 
 STATISTICS = ("mean", "variance")
 """Roles of running moments, which are no parameters."""
+
+
+_HEAD = (
+    "space",
+    "size",
+    "produced by",
+    "enters (x positions, + offset)",
+    "read at",
+    "prunable",
+)
 
 
 class Slice(NamedTuple):
@@ -92,11 +104,37 @@ class UnitSpace(NamedTuple):
         return self.reason is None
 
 
-class UnitGraph(NamedTuple):
-    """The unit spaces of a model, in its order, and the trace that they were read from."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labels:
+    """Which unit every position of every array is, where it is any.
+
+    Attributes:
+      fields: value -> the labels of its axes.
+      space_of: atom -> the number of its unit's space, -1 where it has none.
+      unit_of: atom -> its unit's number in that space.
+    """
+
+    fields: dict[int, Fields]
+    space_of: np.ndarray
+    unit_of: np.ndarray
+
+    def unit(self, space: int, atoms: np.ndarray) -> np.ndarray:
+        """The units of a space that atoms are, -1 where they are none of it."""
+        atoms_or_first = np.where(atoms == NONE, 0, atoms)
+        inside = (atoms != NONE) & (self.space_of[atoms_or_first] == space)
+        return np.where(inside, self.unit_of[atoms_or_first], NONE)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UnitGraph:
+    """The unit spaces of a model, in its order, and the trace that they were read from.
+
+    Equal only to itself, so that it can be the key of a cache and a static argument of ``jit``.
+    """
 
     spaces: tuple[UnitSpace, ...]
     trace: Trace
+    labels: Labels
 
     @property
     def prunable(self) -> tuple[UnitSpace, ...]:
@@ -111,9 +149,103 @@ class UnitGraph(NamedTuple):
         """
         spaces = {space.name: space for space in self.spaces}
         layers = {layer: space for space in self.spaces for layer in space.layers}
-        found = layers | spaces
-        choices.check("unit space", name, found)
-        return found[name]
+        named = layers | spaces
+        choices.check("unit space", name, named)
+        return named[name]
 
     def __str__(self) -> str:
-        return table.text(self)
+        return _text(self)
+
+
+class Edge(NamedTuple):
+    """Units that go from one layer to another.
+
+    Attributes:
+      producer: the layer that they come from, or ``inputs``.
+      space: the name of their space.
+      size: how many there are.
+      consumer: the layer that they enter, or ``outputs``.
+      prunable: whether they may be pruned.
+    """
+
+    producer: str
+    space: str
+    size: int
+    consumer: str
+    prunable: bool
+
+
+def _text(graph: UnitGraph) -> str:
+    """The spaces of a graph as a table, then the leaves that were not understood.
+
+    Args:
+      graph: a `units.UnitGraph`.
+
+    Returns:
+      For every space its name, its size, the layers that produce it, the layers that it enters
+      with the positions that each unit has there and the first of them, the shapes of the arrays
+      where it is read (n for the examples), and whether it may be pruned, or why not.
+    """
+    rows = [[[cell] for cell in _HEAD]]
+    rows += [_cells(space, graph.trace.model) for space in graph.spaces]
+    widths = [
+        max(len(line) for row in rows for line in row[column]) for column in range(len(_HEAD))
+    ]
+    lines = []
+    for row in rows:
+        for cells in itertools.zip_longest(*row, fillvalue=""):
+            padded = [
+                cell.rjust(width) if column == 1 else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            ]
+            lines.append("  ".join(padded).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines += [f"not supported: {leaf}: {why}" for leaf, why in graph.trace.unsupported]
+    return "\n".join(lines)
+
+
+def edges(graph: UnitGraph) -> list[Edge]:
+    """Which units go from which layer to which, in the order in which the model runs them.
+
+    A producer's units enter the consumers that run after it; those that enter no layer go to
+    ``outputs``.
+
+    Args:
+      graph: a `units.UnitGraph`.
+
+    Returns:
+      One row for each producer, space and consumer.
+    """
+    order = {layer.name: place for place, layer in enumerate(graph.trace.layers)}
+    found = []
+    for space in graph.spaces:
+        consumers = list(dict.fromkeys(consumer.layer for consumer in space.consumers))
+        for producer in space.layers or ("inputs",):
+            later = [c for c in consumers if order.get(c, -1) > order.get(producer, -1)]
+            for consumer in later or ["outputs"]:
+                found.append(Edge(producer, space.name, space.size, consumer, space.prunable))
+    return found
+
+
+def _cells(space: UnitSpace, model: Equations) -> list[list[str]]:
+    consumers = [
+        consumer.layer
+        + f" x{consumer.repeats}" * (consumer.repeats != 1)
+        + f" +{consumer.offset}" * (consumer.offset != 0)
+        for consumer in space.consumers
+    ]
+    shapes = [_shape(model, reading.value) for reading in space.readings]
+    return [
+        [space.name],
+        [f"{space.size:,}"],
+        list(space.layers),
+        list(dict.fromkeys(consumers)),
+        list(dict.fromkeys(shapes)),
+        ["yes" if space.prunable else f"no: {space.reason}"],
+    ]
+
+
+def _shape(model: Equations, value: int) -> str:
+    """The shape of a value, n for the examples where they come first."""
+    first, *rest = model.shape(value)
+    return f"({', '.join(map(str, ['n' if first == 1 else first, *rest]))})"

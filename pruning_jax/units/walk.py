@@ -1,16 +1,91 @@
 """A walk along a model's equations that labels axes and notes where leaves and units meet."""
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from pruning_jax.tracing import Trace
-from pruning_jax.tracing.equations import Equation
-from pruning_jax.units import zeros
-from pruning_jax.units.fields import NONE, Field, Fields
-from pruning_jax.units.notes import NORM, Link, Notes
+from pruning_jax import tracing
+from pruning_jax.tracing import LINEAR, Equation, Trace
+from pruning_jax.units import elementwise
+from pruning_jax.units.labels import NONE, Field, Fields, Source
+
+NORM = "a norm of the units"
+"""Why a value is not known to be zero: a leaf stays as it is, for its units are mixed."""
+
+
+class Link(NamedTuple):
+    """A leaf that makes a unit's output, or part of it.
+
+    Attributes:
+      equation: where it enters.
+      source: its axes.
+      role: as in `Slice`.
+      layer: the name of the layer whose outputs these are; ``None`` for other leaves.
+    """
+
+    equation: int
+    source: Source
+    role: str
+    layer: str | None = None
+
+
+class Entry(NamedTuple):
+    """A kernel's input axis, and the labels of what it multiplies.
+
+    Attributes:
+      equation: where.
+      layer: the name of the layer.
+      source: the kernel's input axis.
+      atoms: the labels of the data along its axis; ``None`` where it has none.
+      zero: as in `Field`.
+      value: the data.
+      lost: whether a layer has a part in the data, where it has no labels.
+      groups: of a convolution whose kernel's input axis stands for several parts of the data.
+      outputs: the kernel's output axis, where `groups` is more than 1.
+    """
+
+    equation: int
+    layer: str
+    source: Source
+    atoms: np.ndarray | None
+    zero: float | str
+    value: int
+    lost: bool = False
+    groups: int = 1
+    outputs: Source | None = None
+
+
+class Notes:
+    """What was met: atoms that are one, links, entries, mixed units, and what is not understood."""
+
+    def __init__(self) -> None:
+        self.edges: list[tuple[np.ndarray, np.ndarray]] = []
+        self.links: list[Link] = []
+        self.entries: list[Entry] = []
+        self.mixed: list[tuple[str, Field]] = []
+        self.blocked: list[tuple[str, np.ndarray]] = []
+        self.sources: dict[tuple[str, tuple[int, ...]], Source] = {}
+        self.atoms = 0
+
+    def source(self, leaf: str, axes: tuple[int, ...], size: int) -> Source:
+        """The block of atoms of a leaf's axes."""
+        key = (leaf, axes)
+        if key not in self.sources:
+            self.sources[key] = Source(leaf, axes, self.atoms)
+            self.atoms += size
+        return self.sources[key]
+
+    def same(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Notes that labels stand for the same units."""
+        if a is not b:
+            self.edges.append((a.ravel(), b.ravel()))
+
+    def block(self, fields: Iterable[Field], reason: str) -> None:
+        """Notes that units may not be pruned."""
+        self.blocked.extend((reason, field.atoms) for field in fields)
 
 
 class Walk:
@@ -22,7 +97,8 @@ class Walk:
       numbers: value -> the number that all its entries are.
       readings: value -> the values of the readings that it carries.
       pooled: the values that are pooled since they were read.
-      made: the values that some layer has a part in.
+      made: the values that a product of data with variables has a part in.
+      parametric: the values that depend on variables.
       mixed: value -> the primitive that reduced units with one another into it, and their labels.
     """
 
@@ -35,6 +111,7 @@ class Walk:
         self.readings: dict[int, frozenset[int]] = {}
         self.pooled: set[int] = set()
         self.made: set[int] = set()
+        self.parametric = set(self.model.leaves.values())
         self.mixed: dict[int, tuple[tuple[str, np.ndarray], ...]] = {}
         for name, value in self.model.leaves.items():
             self.fields[value] = tuple(
@@ -42,7 +119,9 @@ class Walk:
                 for axis, size in enumerate(self.shape(value))
             )
         for value, array in self.model.constants.items():
-            if not isinstance(array, jax.core.Tracer) and np.size(array) == 1:
+            aval = self.model.avals[value]
+            known = not isinstance(array, jax.core.Tracer) and math.prod(aval.shape) == 1
+            if known and not jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key):
                 number = np.asarray(array)
                 if number.dtype.kind in "fiub":
                     self.numbers[value] = float(number.reshape(()))
@@ -54,10 +133,28 @@ class Walk:
         return Field(axes, atoms, zero, frozenset([(source, True)]))
 
     def shape(self, value: int) -> tuple[int, ...]:
-        return self.model.avals[value].shape
+        return self.model.shape(value)
 
     def is_data(self, value: int) -> bool:
         return value in self.model.from_inputs
+
+    def known(self, value: int) -> np.ndarray | None:
+        """An array that depends on neither variables nor inputs; ``None`` for any other."""
+        if value in self.model.from_inputs or value in self.parametric:
+            return None
+        with jax.ensure_compile_time_eval():
+            return np.asarray(tracing.evaluate(self.model, {}, [value])[value])
+
+    def note_maker(self, number: int, equation: Equation) -> None:
+        """Notes what depends on variables, and what a product of data with them made."""
+        inputs, results = self.parametric.intersection(equation.inputs), equation.outputs
+        if inputs:
+            self.parametric.update(results)
+        data = any(map(self.is_data, equation.inputs))
+        if not self.made.isdisjoint(equation.inputs) or (
+            data and inputs and (equation.name in LINEAR or number in self.layers)
+        ):
+            self.made.update(results)
 
     def refuse(self, equation: Equation, reason: str) -> None:
         """Blocks the units that enter an equation; its results have no labels."""
@@ -201,14 +298,14 @@ class Walk:
     def _zero(self, function: Any, equation: Equation, numbers: list) -> float | str:
         known = [number if isinstance(number, float) else None for number in numbers]
         if isinstance(function, str):
-            found = zeros.apply(function, equation.params, known)
+            found = elementwise.apply(function, equation.params, known)
         else:
             found = function(known)
         lost = (number for number in numbers if isinstance(number, str))
         return next(lost, equation.name) if found is None else found
 
     def _sources(self, values: list[int], field: Field, function: Any) -> Field:
-        keeps = function in zeros.SAME or function in ("mul", "neg")
+        keeps = function in elementwise.SAME or function in ("mul", "neg")
         every = (f for value in values for f in self.fields[value] if f.axes == field.axes)
         found = {(source, plain and keeps) for f in every for source, plain in f.sources}
         return field._replace(sources=frozenset(found))

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from pruning_jax.tracing.equations import Equation
-from pruning_jax.units import fields as labels
-from pruning_jax.units.fields import NONE, Field, Source
-from pruning_jax.units.notes import NORM, Entry, Link
-from pruning_jax.units.walk import Walk
+from pruning_jax.tracing import Equation
+from pruning_jax.units import labels
+from pruning_jax.units.labels import NONE, Field, Source
+from pruning_jax.units.walk import NORM, Entry, Link, Walk
 
 UNREAD = "a kernel that cannot be read multiplies them in {}"
 
@@ -50,6 +49,7 @@ def _carried(data: Field, axes: tuple[int, ...], name: str) -> Field:
 
 
 def _readable(walk: Walk, number: int, equation: Equation) -> bool:
+    """Whether an equation is a layer; if not, what enters it may not be pruned."""
     data = [value for value in equation.inputs if walk.is_data(value)]
     if not data:
         walk.refuse(equation, f"{equation.name} takes their parameters")
@@ -60,8 +60,20 @@ def _readable(walk: Walk, number: int, equation: Equation) -> bool:
     return len(data) == 1 and number in walk.layers
 
 
+def _constant_side(walk: Walk, equation: Equation) -> int | None:
+    """Which operand of a product is a constant, beside one that has labels."""
+    for side, value in enumerate(equation.inputs):
+        if not walk.is_data(value) and value not in walk.parametric:
+            return side
+    return None
+
+
 def dot_general(walk: Walk, number: int, equation: Equation) -> None:
-    """Follows a product of data with a kernel."""
+    """Follows a product of data with a kernel, or with a constant along other axes."""
+    constant = _constant_side(walk, equation)
+    if constant is not None:
+        _beside_constant(walk, equation, 1 - constant)
+        return
     if not _readable(walk, number, equation):
         return
     side = 0 if walk.is_data(equation.inputs[0]) else 1
@@ -82,16 +94,7 @@ def dot_general(walk: Walk, number: int, equation: Equation) -> None:
         elif data is not None:
             walk.notes.block([data], UNREAD.format(walk.layers[number].name))
     for which, fields in ((side, ours), (1 - side, theirs)):
-        used = {*contracted[which], *batched[which]}
-        rank = len(walk.shape(equation.inputs[which]))
-        free = [axis for axis in range(rank) if axis not in used]
-        first = len(batched[0])
-        if which == 1:
-            first += len(walk.shape(equation.inputs[0])) - len(contracted[0]) - len(batched[0])
-        place = {axis: first + i for i, axis in enumerate(free)}
-        for field in labels.moved(
-            tuple(f for f in fields if set(f.axes) <= place.keys()), place.__getitem__
-        ):
+        for field in _free(walk, equation, which, fields):
             found.append(
                 _carried(field, field.axes, equation.name)
                 if which == side
@@ -99,6 +102,35 @@ def dot_general(walk: Walk, number: int, equation: Equation) -> None:
             )
     walk.fields[equation.outputs[0]] = tuple(found)
     walk.read(equation.outputs[0])
+
+
+def _free(walk: Walk, equation: Equation, side: int, fields: labels.Fields) -> labels.Fields:
+    """The fields along an operand's free axes, as those of the result."""
+    contracted, batched = equation.params["dimension_numbers"]
+    used = {*contracted[side], *batched[side]}
+    free = [axis for axis in range(len(walk.shape(equation.inputs[side]))) if axis not in used]
+    first = len(batched[0])
+    if side == 1:
+        first += len(walk.shape(equation.inputs[0])) - len(contracted[0]) - len(batched[0])
+    place = {axis: first + i for i, axis in enumerate(free)}
+    whole = tuple(field for field in fields if set(field.axes) <= place.keys())
+    return labels.moved(whole, place.__getitem__)
+
+
+def _beside_constant(walk: Walk, equation: Equation, side: int) -> None:
+    """Follows a product with a constant, which mixes positions but not units: a resizing, say."""
+    value = equation.inputs[side]
+    contracted, batched = (axes[side] for axes in equation.params["dimension_numbers"])
+    fields = walk.fields.get(value, ())
+    across = [field for field in fields if {*contracted, *batched}.intersection(field.axes)]
+    walk.notes.block(across, f"{equation.name} multiplies them with a constant")
+    kept = [
+        _carried(field, field.axes, equation.name) for field in _free(walk, equation, side, fields)
+    ]
+    walk.carry(value, equation.outputs[0], kept)
+    walk.numbers.pop(equation.outputs[0], None)
+    if kept and walk.is_data(value):
+        walk.pooled.add(equation.outputs[0])
 
 
 def convolution(walk: Walk, number: int, equation: Equation) -> None:
@@ -155,15 +187,14 @@ def _enter_groups(
     )
 
 
-def gather(walk: Walk, number: int, equation: Equation) -> None:
-    """Follows the rows of an embedding; any other gather of labelled data is refused."""
-    table = equation.inputs[0]
-    offsets = equation.params["dimension_numbers"].offset_dims
-    if walk.is_data(table) or number not in walk.layers or len(walk.shape(table)) != 2:
+def embedding(walk: Walk, number: int, equation: Equation) -> None:
+    """Follows the rows of an embedding."""
+    table, numbers = equation.inputs[0], equation.params["dimension_numbers"]
+    if len(walk.shape(table)) != 2:
         walk.refuse(equation, "gather is not understood")
         return
     field = labels.on(walk.fields.get(table, ()), 1)
     if field is not None and len(field.axes) == 1:
-        result = _produce(walk, number, field, (offsets[-1],), "embedding")
+        result = _produce(walk, number, field, (numbers.offset_dims[-1],), "embedding")
         walk.fields[equation.outputs[0]] = (result,)
         walk.read(equation.outputs[0])
