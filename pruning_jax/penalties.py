@@ -190,7 +190,7 @@ def _programs(
         cached = {value: kept(value, array) for value, array in cached.items()}
         sums = []
         for shift in [{}] if shifts is None else [{}, shifts]:
-            pruned = units.remove(graph, _shifted(variables, shift), unit_masks)
+            pruned = units.apply_masks(graph, _shifted(variables, shift), unit_masks)
             logits = _run(model, {model.output}, cached, pruned, kept=kept)[model.output]
             right = evaluation.correct(logits, labels).sum()
             sums.append((loss.value(logits, labels).sum(), right))

@@ -141,7 +141,7 @@ def test_penalties_are_those_of_networks_pruned_by_hand(finished, layers, fracti
     for criterion in ("random", "weight_norm", "abs_mrs"):
         masks = grid.masks_of(workload, graph, scored.scores[criterion], layers, fraction)
         variants = {
-            "zero": units.remove(graph, variables, masks),
+            "zero": units.apply_masks(graph, variables, masks),
             "mean": replacement.fold_means(graph, variables, scored.statistics.means, masks),
         }
         for kind, pruned in variants.items():

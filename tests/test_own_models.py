@@ -94,7 +94,7 @@ def test_units_of_the_readers_own_model_are_replaced_by_their_means(network):
     statistics = curvature.unit_statistics(model, graph, variables, batch)
     scores = criteria.unit_scores("abs_mrs", graph, variables, statistics=statistics)
     kept = units.from_scores(scores, fraction=0.25)
-    removed = units.remove(graph, variables, kept)
+    removed = units.apply_masks(graph, variables, kept)
     folded = replacement.fold_means(graph, variables, statistics.means, kept)
     means = statistics.means
     dense, (found,) = penalties.measure(model, graph, variables, batch, [kept], means=means)

@@ -116,7 +116,7 @@ def test_removed_networks_have_the_loss_of_each_applied_on_its_own(network):
     dense, found = penalties.measure(apply_fn, graph, variables, batch, variants)
     assert_same_metrics(dense, evaluation.evaluate(apply_fn, variables, batch))
     for unit_masks, measured in zip(variants, found, strict=True):
-        removed = units.remove(graph, variables, unit_masks)
+        removed = units.apply_masks(graph, variables, unit_masks)
         assert_same_metrics(measured.zero, evaluation.evaluate(apply_fn, removed, batch))
         assert measured.mean is None
 
@@ -126,7 +126,7 @@ def test_replaced_networks_have_the_loss_of_each_folded_on_its_own(network):
     variants = every_variant(graph)
     _, found = penalties.measure(apply_fn, graph, variables, batch, variants, means=means)
     for unit_masks, measured in zip(variants, found, strict=True):
-        removed = units.remove(graph, variables, unit_masks)
+        removed = units.apply_masks(graph, variables, unit_masks)
         assert_same_metrics(measured.zero, evaluation.evaluate(apply_fn, removed, batch))
         folded = replacement.fold_means(graph, variables, means, unit_masks)
         assert_same_metrics(measured.mean, evaluation.evaluate(apply_fn, folded, batch))
@@ -160,7 +160,7 @@ def test_one_example_and_another_loss(conv):
     _, (found,) = penalties.measure(
         apply_fn, graph, variables, one, [unit_masks], loss=losses.squared_error
     )
-    removed = units.remove(graph, variables, unit_masks)
+    removed = units.apply_masks(graph, variables, unit_masks)
     wanted = evaluation.evaluate(apply_fn, removed, one, loss=losses.squared_error)
     np.testing.assert_allclose(found.zero.loss, wanted.loss, rtol=1e-5)
 

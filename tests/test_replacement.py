@@ -36,7 +36,7 @@ def test_folded_network_is_the_clamped_network(name):
     def logits(variables, inputs, means, masks):
         clamped = clamping.clamped(apply_fn, graph, variables, inputs, means, masks)
         folded = replacement.fold_means(graph, variables, means, masks)
-        removed = units.remove(graph, variables, masks)
+        removed = units.apply_masks(graph, variables, masks)
         return clamped, apply_fn(folded, inputs), apply_fn(removed, inputs)
 
     choices = [clamping.some_removed(graph, seed) for seed in range(2)]

@@ -36,7 +36,7 @@ def test_counts_are_those_of_the_really_smaller_network(name):
     assert found.total.kept_parameters < found.total.parameters
     assert found.total.kept_macs < found.total.macs
     assert found.compression == found.total.parameters / found.total.kept_parameters
-    assert found.speed_up == found.total.macs / found.total.kept_macs
+    assert found.mac_ratio == found.total.macs / found.total.kept_macs
 
 
 @pytest.mark.parametrize("name", ["mlp", "residual", "concatenated", "small_conv"])
@@ -48,7 +48,7 @@ def test_counts_of_one_space_at_a_time(name):
 @pytest.mark.parametrize("name", narrow_networks.NETWORKS)
 def test_without_masks_nothing_is_pruned(name):
     found = check(name, {})
-    assert found.compression == found.speed_up == 1
+    assert found.compression == found.mac_ratio == 1
     assert found == units.counts(
         narrow_networks.graph(name),
         {s.name: jnp.ones(s.size, bool) for s in narrow_networks.graph(name).prunable},
@@ -112,7 +112,7 @@ def test_table():
     assert lines[0].split() == ["layer", "parameters", "pruned", "MACs", "pruned"]
     assert lines[1].split() == ["params/Conv_0", "168", "112", "5,832", "3,888"]
     assert lines[-3].split() == ["total", "747", "428", "25,296", "14,272"]
-    assert lines[-2] == "compression 1.75, speed-up 1.77"
+    assert lines[-2].startswith("1.75 times fewer parameters, 1.77 times fewer MACs")
     assert "multiply-accumulates" in lines[-1]
 
 

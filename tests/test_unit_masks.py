@@ -207,9 +207,9 @@ def test_other_variables_are_refused():
     mask = {graph.prunable[0].name: np.ones(graph.prunable[0].size, bool)}
     _, variables, _ = narrow_networks.network("mlp")
     with pytest.raises(ValueError, match="unknown leaf of the variables '0/w'"):
-        units.remove(graph, variables[1:1], mask)
+        units.apply_masks(graph, variables[1:1], mask)
     with pytest.raises(ValueError, match=r"'0/w' has shape \(2, 2\); it was traced with"):
-        units.remove(graph, [variables[0] | {"w": jnp.ones((2, 2))}, *variables[1:]], mask)
+        units.apply_masks(graph, [variables[0] | {"w": jnp.ones((2, 2))}, *variables[1:]], mask)
 
 
 @pytest.mark.parametrize("name", sorted(narrow_networks.NETWORKS.keys() - {"sigmoid"}))
@@ -220,7 +220,7 @@ def test_removed_units_are_zero_where_they_are_read_and_no_other_parameter_chang
     assert graph.prunable
     for space in graph.prunable:
         mask = narrow_networks.mask(space)
-        pruned = units.remove(graph, variables, {space.name: mask})
+        pruned = units.apply_masks(graph, variables, {space.name: mask})
         after = read(pruned)
         for reading in space.readings:
             gone = np.isin(reading.units, np.flatnonzero(~mask))
@@ -239,7 +239,7 @@ def test_removal_gives_the_really_smaller_network(name):
     cut = narrow_networks.cut(graph, variables, unit_masks)
     expected = jax.jit(narrow_networks.narrower(name, unit_masks))(cut, inputs)
     dense_fn = jax.jit(apply_fn)
-    removed = dense_fn(units.remove(graph, variables, unit_masks), inputs)
+    removed = dense_fn(units.apply_masks(graph, variables, unit_masks), inputs)
     assert_close(removed, expected, NETWORK)
     assert np.abs(dense_fn(variables, inputs) - expected).max() > 10 * NETWORK * largest(expected)
 
@@ -254,7 +254,7 @@ def test_with_its_readers_all_that_a_smaller_network_lacks_is_zero_and_no_output
     for leaf, array in trees.named_leaves(variables).items():
         left = np.asarray(fewer[leaf]).sum() if leaf in fewer else array.size
         assert left == cut[leaf].size
-    without = units.remove(graph, variables, unit_masks)
+    without = units.apply_masks(graph, variables, unit_masks)
     dense_fn = jax.jit(apply_fn)
     np.testing.assert_array_equal(dense_fn(found, inputs), dense_fn(without, inputs))
 
@@ -273,7 +273,7 @@ def test_parameter_masks_are_the_same_under_jit(name):
     jax.tree.map(
         np.testing.assert_array_equal,
         masks.apply(variables, eager),
-        units.remove(graph, variables, unit_masks),
+        units.apply_masks(graph, variables, unit_masks),
     )
 
 
@@ -281,7 +281,7 @@ def test_no_unit_masks_change_nothing():
     _, variables, _ = narrow_networks.network("mlp")
     graph = narrow_networks.graph("mlp")
     assert not trees.named_leaves(units.parameter_masks(graph, variables, {}))
-    jax.tree.map(np.testing.assert_array_equal, units.remove(graph, variables, {}), variables)
+    jax.tree.map(np.testing.assert_array_equal, units.apply_masks(graph, variables, {}), variables)
 
 
 def test_the_table_of_a_graph():

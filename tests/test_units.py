@@ -46,7 +46,7 @@ def test_a_removed_unit_reads_zero_or_is_not_read(name):
 
     @jax.jit
     def read(variables, inputs):
-        removed = units.remove(graph, variables, unit_masks)
+        removed = units.apply_masks(graph, variables, unit_masks)
         return narrow_networks.reading_arrays(graph, removed, inputs)
 
     arrays = read(variables, inputs)
@@ -68,7 +68,7 @@ def test_removal_is_the_original_network_with_zeros_where_the_units_are_read(nam
 
     @jax.jit
     def both(variables, inputs):
-        removed = units.remove(graph, variables, unit_masks)
+        removed = units.apply_masks(graph, variables, unit_masks)
         expected = clamping.clamped(graph, variables, inputs, zeros, unit_masks)
         return expected, apply_fn(removed, inputs), apply_fn(variables, inputs)
 
@@ -86,7 +86,7 @@ def test_the_gradient_of_a_consumer_is_zero_where_it_multiplies_removed_units(na
 
     @jax.jit
     def gradient_of(variables, inputs):
-        removed = units.remove(graph, variables, unit_masks)
+        removed = units.apply_masks(graph, variables, unit_masks)
         return jax.grad(lambda v: jnp.sum(weight * apply_fn(v, inputs)), allow_int=True)(removed)
 
     gradient = trees.named_leaves(gradient_of(variables, inputs))

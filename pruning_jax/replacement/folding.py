@@ -63,7 +63,7 @@ def fold_means(
         return leaf + shifts[name] if name in shifts else leaf
 
     shifted_variables = jax.tree_util.tree_map_with_path(shifted, variables)
-    return unit_masking.remove(graph, shifted_variables, unit_masks)
+    return unit_masking.apply_masks(graph, shifted_variables, unit_masks)
 
 
 def bias_shifts(
@@ -95,7 +95,7 @@ def bias_shifts(
     unit_masks = {name: mask for name, mask in unit_masks.items() if not _keeps_all(mask)}
     _check_means(graph, means, unit_masks)
     wired = paths.wiring(graph.trace)
-    removed = unit_masking.remove(graph, variables, unit_masks)
+    removed = unit_masking.apply_masks(graph, variables, unit_masks)
     both = _arrays(wired, variables), _arrays(wired, removed)
     shifts: dict[str, Array] = {}
     for entries in _entries(graph, unit_masks):

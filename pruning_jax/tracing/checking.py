@@ -62,6 +62,22 @@ def check_shapes(model: Equations, variables: Params, inputs: PyTree) -> None:
     Raises:
       ValueError: they do not; names the first leaf.
     """
+    check_variables(model, variables)
+    shapes = [np.shape(leaf)[1:] for leaf in jax.tree.leaves(inputs)]
+    expected = [model.shape(value)[1:] for value in model.inputs]
+    if shapes != expected:
+        raise ValueError(
+            f"an example of the inputs has shape {shapes}, and one that was traced {expected}; "
+            f"{_ADVICE}"
+        )
+
+
+def check_variables(model: Equations, variables: Params) -> None:
+    """Checks that variables have the shapes that were traced.
+
+    Raises:
+      ValueError: they do not; names the first leaf.
+    """
     named = {name: np.shape(leaf) for name, leaf in trees.named_leaves(variables).items()}
     traced = {name: model.shape(value) for name, value in model.leaves.items()}
     wrong = next((name for name in named | traced if named.get(name) != traced.get(name)), None)
@@ -69,13 +85,6 @@ def check_shapes(model: Equations, variables: Params, inputs: PyTree) -> None:
         raise ValueError(
             f"the variables have {named.get(wrong, 'nothing')} at {wrong!r}, and those that were "
             f"traced {traced.get(wrong, 'nothing')}; {_ADVICE}"
-        )
-    shapes = [np.shape(leaf)[1:] for leaf in jax.tree.leaves(inputs)]
-    expected = [model.shape(value)[1:] for value in model.inputs]
-    if shapes != expected:
-        raise ValueError(
-            f"an example of the inputs has shape {shapes}, and one that was traced {expected}; "
-            f"{_ADVICE}"
         )
 
 
@@ -89,17 +98,10 @@ def _few(leaf: Any) -> Array:
 
 def _both(trace: Trace, variables: Params, inputs: PyTree) -> tuple[list[Array], list[Array]]:
     """The outputs of all examples together, and of each alone."""
-    model = trace.model
-
-    def alone(inputs: PyTree) -> list[Array]:
-        found = equations.evaluate(model, model.known(variables, inputs), model.outputs)
-        return [found[value] for value in model.outputs]
-
-    stacked = equations.over_examples(alone, inputs)
-    return jax.tree.leaves(trace.apply_fn(variables, inputs)), [
-        leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]) if leaf.ndim > 1 else leaf
-        for leaf in stacked
-    ]
+    alone = equations.over_examples(lambda x: equations.run(trace.model, variables, x), inputs)
+    results = [trace.apply_fn(variables, inputs), alone]
+    together, stacked = map(jax.tree.leaves, results)
+    return together, [equations.merged(leaf) if leaf.ndim > 1 else leaf for leaf in stacked]
 
 
 def _close(one: Array, other: Array) -> bool:
@@ -140,7 +142,7 @@ def _difference(trace: Trace, variables: Params, inputs: PyTree) -> str:
     for number, (ours, theirs) in enumerate(zip(model.equations, batched.equations, strict=True)):
         pairs = zip(ours.inputs, theirs.inputs, strict=True)
         if not all(
-            _same_constant(model.constants.get(a), batched.constants.get(b)) for a, b in pairs
+            same_constant(model.constants.get(a), batched.constants.get(b)) for a, b in pairs
         ):
             return f"a constant of {ours.name}, equation {number} of the model, changes: {_STATE}"
         for a, b in zip(ours.outputs, theirs.outputs, strict=True):
@@ -153,12 +155,13 @@ def _difference(trace: Trace, variables: Params, inputs: PyTree) -> str:
     return f"the model's outputs are not those of its equations: {_STATE}"
 
 
-def _same_constant(one: Any, other: Any) -> bool:
-    """Whether two constants are equal, where they have one shape and are numbers."""
-    if np.shape(one) != np.shape(other) or getattr(one, "dtype", None) != getattr(
-        other, "dtype", None
-    ):
-        return True
+def same_constant(one: Any, other: Any, *, shapes: bool = False) -> bool:
+    """Whether two constants of a jaxpr are equal; of other shapes, only where those may differ."""
+    alike = np.shape(one) == np.shape(other)
+    if not alike or getattr(one, "dtype", None) != getattr(other, "dtype", None):
+        return not shapes
+    if isinstance(one, jax.core.Tracer) or isinstance(other, jax.core.Tracer):
+        return one is other or not shapes
     if hasattr(one, "dtype") and jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
         one, other = jax.random.key_data(one), jax.random.key_data(other)
     return np.array_equal(one, other, equal_nan=np.asarray(one).dtype.kind in "fc")

@@ -54,7 +54,9 @@ class Equations:
       constants: the values known without variables and inputs.
       leaves: the name of every leaf of the variables -> its value.
       inputs: the values of the model's inputs.
+      input_structure: the tree that they are the leaves of.
       outputs: the values of what it returns.
+      structure: the tree that they are the leaves of.
       from_inputs: the values that depend on the inputs.
     """
 
@@ -63,7 +65,9 @@ class Equations:
     constants: dict[int, Any]
     leaves: dict[str, int]
     inputs: tuple[int, ...]
+    input_structure: Any
     outputs: tuple[int, ...]
+    structure: Any
     from_inputs: frozenset[int]
 
     def shape(self, value: int) -> tuple[int, ...]:
@@ -147,7 +151,7 @@ def read(function: Callable, *arguments: PyTree) -> Equations:
     """
     variables, *inputs = jax.tree.map(jax.api_util.shaped_abstractify, arguments)
     try:
-        closed = jax.make_jaxpr(function)(variables, *inputs)
+        closed, results = jax.make_jaxpr(function, return_shape=True)(variables, *inputs)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         shapes = [leaf.shape for leaf in jax.tree.leaves(inputs)]
         raise ValueError(
@@ -170,7 +174,9 @@ def read(function: Callable, *arguments: PyTree) -> Equations:
         constants=flat.constants,
         leaves=leaves,
         inputs=sources,
+        input_structure=jax.tree.structure(inputs[0] if len(inputs) == 1 else tuple(inputs)),
         outputs=tuple(outputs),
+        structure=jax.tree.structure(results),
         from_inputs=frozenset(from_inputs),
     )
 
@@ -240,6 +246,23 @@ def evaluate(
         for value, result in zip(equation.outputs, handler(equation, operands), strict=True):
             arrays[value] = edit(value, result)
     return {value: arrays[value] for value in wanted}
+
+
+def run(model: Equations, variables: Params, inputs: PyTree, **options: Any) -> PyTree:
+    """What a model returns for arrays of the shapes that were read.
+
+    Args:
+      model: the equations.
+      variables, inputs: of the shapes that were read.
+      options: as in `evaluate`.
+    """
+    arrays = evaluate(model, model.known(variables, inputs), model.outputs, **options)
+    return jax.tree.unflatten(model.structure, [arrays[value] for value in model.outputs])
+
+
+def merged(stacked: PyTree) -> PyTree:
+    """Arrays (examples, 1, ...), as `over_examples` stacks them, as (examples, ...)."""
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), stacked)
 
 
 def over_examples(function: Callable[..., PyTree], *batched: PyTree) -> PyTree:

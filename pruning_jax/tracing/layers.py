@@ -120,7 +120,7 @@ class Uses:
         else:
             inside = _kernels_inside(equation)
             for position, value in enumerate(inputs):
-                for leaf in self.leaves.get(value, ()):
+                for leaf in sorted(self.leaves.get(value, ())):
                     self.elsewhere.setdefault(leaf, f"it is also used by {name}")
                     if position in inside:
                         self.reasons.setdefault(leaf, f"its layer is inside {name}")
@@ -152,7 +152,7 @@ class Uses:
         else:
             why = _UNREADABLE[equation.name](self.model, equation, operand)
         if why:
-            for leaf in self.leaves[value]:
+            for leaf in sorted(self.leaves[value]):
                 self.reasons.setdefault(leaf, why)
             return
         use = Use(LINEAR[equation.name], number, operand, view)
@@ -167,7 +167,7 @@ class Uses:
             self.bias_uses.setdefault(view.leaf, []).append(Use("bias", number, operand, view))
             self.bias_of.setdefault(kernel, set()).add(view.leaf)
         else:
-            for leaf in self.leaves[value]:
+            for leaf in sorted(self.leaves[value]):
                 self.elsewhere.setdefault(leaf, "it is also used by add")
 
 
@@ -214,7 +214,7 @@ def _unreadable_gather(model: Equations, equation: Equation, operand: int) -> st
     dimensions, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     rows = (
         operand == 0
-        and tuple(dimensions.start_index_map) == (0,)
+        and dimensions.start_index_map[0] == 0
         and tuple(dimensions.collapsed_slice_dims) in ((0,), ())
         and not dimensions.operand_batching_dims
         and tuple(sizes) == (1, *model.shape(equation.inputs[operand])[1:])

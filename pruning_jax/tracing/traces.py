@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -52,8 +53,9 @@ class Trace:
     Attributes:
       layers: in the order in which the model runs them.
       unsupported: (leaf, reason) of every kernel that could not be read.
-      other_macs: multiply-accumulates an example in products that no layer is: of activations
-        with one another, with constants, with kernels that could not be read.
+      other_macs: number of an equation -> its multiply-accumulates an example, of those that are
+        of no layer: products of activations with one another, with constants, with kernels that
+        could not be read; loops and branches.
       uncounted: the primitives whose work could not be counted, as a while loop's.
       model: the equations.
       apply_fn: the function that was traced.
@@ -61,7 +63,7 @@ class Trace:
 
     layers: tuple[Layer, ...]
     unsupported: tuple[tuple[str, str], ...]
-    other_macs: int
+    other_macs: dict[int, int]
     uncounted: tuple[str, ...]
     model: Equations
     apply_fn: ApplyFn
@@ -82,7 +84,7 @@ class Trace:
         macs = sum(layer.macs for layer in self.layers)
         rows = [head, *rows, ("total of these layers", "", "", f"{parameters:,}", f"{macs:,}")]
         if self.other_macs:
-            rows.append(("other products", "", "", "", f"{self.other_macs:,}"))
+            rows.append(("other products", "", "", "", f"{sum(self.other_macs.values()):,}"))
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         lines = [
             "  ".join(
@@ -119,7 +121,11 @@ def trace(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Trace:
         variables that are no arrays, or makes an array without entries.
     """
     _check_arrays(variables)
-    model = equations.read_one(apply_fn, variables, inputs)
+    return trace_of(equations.read_one(apply_fn, variables, inputs), apply_fn)
+
+
+def trace_of(model: Equations, function: Callable) -> Trace:
+    """Finds the layers in equations that were read of a function; raises as `trace`."""
     uses = Uses(model)
     kernels = [leaf for leaf in uses.uses if leaf not in uses.reasons]
     if not kernels:
@@ -135,7 +141,7 @@ def trace(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Trace:
         for kernel, name in zip(kernels, names, strict=True)
     )
     other, uncounted = _other_macs(model, {use.equation for layer in every for use in layer.uses})
-    return Trace(every, tuple(uses.reasons.items()), other, uncounted, model, apply_fn)
+    return Trace(every, tuple(uses.reasons.items()), other, uncounted, model, function)
 
 
 def traced(model: Any, variables: Params, inputs: PyTree) -> Trace:
@@ -223,13 +229,13 @@ def _macs(model: Equations, number: int) -> int:
     return products.macs(equation.name, equation.params, shapes, model.shape(equation.outputs[0]))
 
 
-def _other_macs(model: Equations, layered: set[int]) -> tuple[int, tuple[str, ...]]:
-    """The work outside of layers, and the primitives whose work is not known."""
-    total, uncounted = 0, []
+def _other_macs(model: Equations, layered: set[int]) -> tuple[dict[int, int], tuple[str, ...]]:
+    """The work outside of layers by equation, and the primitives whose work is not known."""
+    work, uncounted = {}, []
     for number, equation in enumerate(model.equations):
         if number not in layered and not model.from_inputs.isdisjoint(equation.inputs):
             inside = products.inside(equation.name, equation.params)
             if inside is None:
                 uncounted.append(equation.name)
-            total += _macs(model, number) + (inside or 0)
-    return total, tuple(dict.fromkeys(uncounted))
+            work[number] = _macs(model, number) + (inside or 0)
+    return {number: macs for number, macs in work.items() if macs}, tuple(dict.fromkeys(uncounted))

@@ -1,5 +1,6 @@
 """Parameters and multiply-accumulates, of the network and of what its unit masks leave."""
 
+import fractions
 import math
 import types
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax.units import masks
+from pruning_jax.units import masks, narrowing
 from pruning_jax.units.masks import UnitMasks
 from pruning_jax.units.spaces import STATISTICS, UnitGraph
 
@@ -35,10 +36,13 @@ class Counts(NamedTuple):
     """The counts of a network; printed as a table.
 
     Attributes:
-      layers: in the order in which the model runs them, then the other parameters by leaf.
+      layers: in the order in which the model runs them, then the products of no layer together,
+        then the other parameters by leaf.
+      uncounted: the primitives whose work could not be counted, as a while loop's.
     """
 
     layers: tuple[Count, ...]
+    uncounted: tuple[str, ...] = ()
 
     @property
     def total(self) -> Count:
@@ -52,8 +56,8 @@ class Counts(NamedTuple):
         return _ratio(self.total.parameters, self.total.kept_parameters)
 
     @property
-    def speed_up(self) -> float:
-        """Multiply-accumulates over the remaining ones."""
+    def mac_ratio(self) -> float:
+        """Multiply-accumulates over the remaining ones: what is saved of the work, not of time."""
         return _ratio(self.total.macs, self.total.kept_macs)
 
     def __str__(self) -> str:
@@ -63,30 +67,34 @@ class Counts(NamedTuple):
         for name, parameters, macs, kept_parameters, kept_macs in (*self.layers, self.total):
             cells = (parameters, kept_parameters, macs, kept_macs)
             rows.append(f"{name:<{width}}" + "".join(f"  {cell:>14,}" for cell in cells))
-        rows.append(f"compression {self.compression:.3g}, speed-up {self.speed_up:.3g}")
+        ratios = f"{self.compression:.3g} times fewer parameters, {self.mac_ratio:.3g} times fewer"
+        rows.append(f"{ratios} MACs once the units are cut out: units.compact")
         rows.append("MACs: multiply-accumulates of one example (one multiplication and addition)")
+        rows += [f"not counted: the work of {name}" for name in self.uncounted]
         return "\n".join(rows)
 
 
 def counts(graph: UnitGraph, unit_masks: UnitMasks = types.MappingProxyType({})) -> Counts:
-    """Counts what a network has, and what it would have with the removed units cut out.
+    """Counts what a network has, and what it has with the removed units cut out.
 
         macs_kept = macs (kernel entries kept) / (kernel entries)
 
-    An entry is kept unless the unit that it makes or a unit that it reads is removed, so that
-    removal in one layer also narrows the kernels that read it, through residual additions,
-    concatenations and flattening. MACs are multiply-accumulates: one multiplication and one
-    addition are one, not two. Those of layers are counted, as in `tracing.trace`: norms, pooling,
-    elementwise functions and products of activations have none.
+    It is the network of `apply_masks` and `compact`: an entry is kept unless it makes a removed
+    unit's output, or reads it; entries that a norm of the units still needs are kept. So removal
+    in one layer also narrows the kernels that read it, through residual additions, concatenations
+    and flattening. MACs are multiply-accumulates: one multiplication and one addition are one, not
+    two. Those of products are counted, in loops and branches too: norms, pooling and elementwise
+    functions have none.
 
     Args:
       graph: of the model.
       unit_masks: space -> booleans, shape (size,), True = kept.
 
     Returns:
-      The counts of each layer, kernel and bias, and of each leaf that is of no layer: the scale
-      and shift of a norm count as parameters, running means and variances do not, and a leaf of no
-      unit space counts as parameters that stay. Leaves that the output does not need are left out.
+      The counts of each layer, kernel and bias, of the products of no layer, and of each leaf that
+      is of no layer: the scale and shift of a norm count as parameters, running means and variances
+      do not, and a leaf of no unit space counts as parameters that stay. Leaves that the output
+      does not need are left out.
 
     Raises:
       ValueError: masks that do not fit the graph, or whose values are not known (under ``jit``).
@@ -94,17 +102,38 @@ def counts(graph: UnitGraph, unit_masks: UnitMasks = types.MappingProxyType({}))
     masks.check_masks(graph, unit_masks)
     if any(isinstance(mask, jax.core.Tracer) for mask in unit_masks.values()):
         raise ValueError("counts needs unit masks whose values are known: call it outside jit")
+    trace = graph.trace
     sizes = {leaf: math.prod(_shape(graph, leaf)) for leaf in _parameters(graph)}
     left = sizes | _kept(graph, unit_masks)
     layers, others = [], dict(sizes)
-    for layer in graph.trace.layers:
-        own = [leaf for leaf in (layer.kernel, layer.bias) if leaf in others]
+    for layer in trace.layers:
+        leaves = [leaf for leaf in (layer.kernel, layer.bias) if leaf in others]
         macs = layer.macs * left[layer.kernel] // max(sizes[layer.kernel], 1)
-        dense = sum(others.pop(leaf) for leaf in own)
-        kept = sum(left[leaf] for leaf in own)
+        dense = sum(others.pop(leaf) for leaf in leaves)
+        kept = sum(left[leaf] for leaf in leaves)
         layers.append(Count(layer.name, dense, layer.macs, kept, macs))
+    if trace.other_macs:
+        macs, kept = _other_products(graph, unit_masks)
+        layers.append(Count("other products", 0, macs, 0, kept))
     layers += [Count(leaf, size, 0, left[leaf], 0) for leaf, size in others.items()]
-    return Counts(tuple(layers))
+    return Counts(tuple(layers), trace.uncounted)
+
+
+def _other_products(graph: UnitGraph, unit_masks: UnitMasks) -> tuple[int, int]:
+    """The work outside of layers, and what is left of it."""
+    model, removed = graph.trace.model, narrowing.removed_atoms(graph, unit_masks)
+    dense, kept = 0, fractions.Fraction()
+    for number, macs in graph.trace.other_macs.items():
+        equation, share = model.equations[number], fractions.Fraction(1)
+        if equation.name == "dot_general":
+            (_, contracted), (_, batched) = equation.params["dimension_numbers"]
+            met = {*contracted, *batched}  # these axes of the second operand are the first's too
+            for side, value in enumerate(equation.inputs):
+                for field in graph.labels.fields.get(value, ()):
+                    if side == 0 or not met.intersection(field.axes):
+                        share *= narrowing.share(field, removed)
+        dense, kept = dense + macs, kept + macs * share
+    return dense, round(kept)
 
 
 def _shape(graph: UnitGraph, leaf: str) -> tuple[int, ...]:
@@ -117,7 +146,7 @@ def _parameters(graph: UnitGraph) -> list[str]:
     model = graph.trace.model
     used = {value for equation in model.equations for value in equation.inputs}
     moments = {
-        each.leaf for space in graph.spaces for each in space.producers if each.role in STATISTICS
+        part.leaf for space in graph.spaces for part in space.producers if part.role in STATISTICS
     }
     return [
         leaf
@@ -130,13 +159,13 @@ def _parameters(graph: UnitGraph) -> list[str]:
 
 def _kept(graph: UnitGraph, unit_masks: UnitMasks) -> dict[str, int]:
     """Leaf -> how many of its entries are of no removed unit, of the leaves of the spaces."""
-    found: dict[str, np.ndarray] = {}
+    entries: dict[str, np.ndarray] = {}
     for name, mask in unit_masks.items():
-        for each in masks.slices(graph[name]):
-            kept = masks.entries(each, np.asarray(mask))
-            so_far = found.get(each.leaf, np.ones(_shape(graph, each.leaf), bool))
-            found[each.leaf] = so_far & kept
-    return {leaf: int(kept.sum()) for leaf, kept in found.items()}
+        for part in masks.slices(graph[name], readers=True):
+            kept = masks.entries(part, np.asarray(mask))
+            before = entries.get(part.leaf, np.ones(_shape(graph, part.leaf), bool))
+            entries[part.leaf] = before & kept
+    return {leaf: int(kept.sum()) for leaf, kept in entries.items()}
 
 
 def _ratio(dense: int, kept: int) -> float:

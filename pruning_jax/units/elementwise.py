@@ -112,7 +112,7 @@ def body_of(equation: Equation) -> Callable[[list[Number]], Number] | None:
     """The function of single numbers that the body of a call is; ``None`` where it is not one."""
     body = equation.params.get("call_jaxpr", equation.params.get("fun_jaxpr"))
     body = getattr(body, "jaxpr", body)
-    if body is None or len(body.outvars) != 1 or not _is_elementwise(body):
+    if body is None or len(body.outvars) != 1 or not is_elementwise(body):
         return None
 
     def function(numbers: list[Number]) -> Number:
@@ -121,21 +121,23 @@ def body_of(equation: Equation) -> Callable[[list[Number]], Number] | None:
     return function
 
 
-def _inner(step: Any) -> Any:
-    body = step.params.get("call_jaxpr", step.params.get("fun_jaxpr", step.params.get("jaxpr")))
-    return getattr(body, "jaxpr", body)
+def inner(params: Mapping[str, Any]) -> Any:
+    """The body of a call, with its constants where it has any; ``None`` for what is no call."""
+    return params.get("call_jaxpr", params.get("fun_jaxpr", params.get("jaxpr")))
 
 
-def _is_elementwise(body: Any) -> bool:
+def is_elementwise(body: Any) -> bool:
+    """Whether all that a jaxpr does is elementwise, on arrays of one shape and on numbers."""
+    body = getattr(body, "jaxpr", body)
     shape = body.outvars[0].aval.shape
     if any(variable.aval.shape not in (shape, ()) for variable in body.invars):
         return False
     for step in body.eqns:
         if any(variable.aval.shape not in (shape, ()) for variable in step.outvars):
             return False
-        inner = _inner(step)
-        if inner is not None:
-            if not _is_elementwise(inner):
+        within = inner(step.params)
+        if within is not None:
+            if not is_elementwise(within):
                 return False
         elif (
             step.primitive.name not in ELEMENTWISE | {"broadcast_in_dim"}
@@ -159,9 +161,9 @@ def _evaluate(body: Any, numbers: list[Number]) -> Number:
         return known.get(atom)
 
     for step in body.eqns:
-        inner, operands = _inner(step), [number(atom) for atom in step.invars]
-        if inner is not None:
-            found = _evaluate(inner, operands)
+        within, operands = inner(step.params), [number(atom) for atom in step.invars]
+        if within is not None:
+            found = _evaluate(getattr(within, "jaxpr", within), operands)
         elif step.primitive.name == "broadcast_in_dim":
             found = operands[0]
         else:

@@ -9,7 +9,7 @@ from scipy.sparse import csgraph
 
 from pruning_jax.tracing import Trace
 from pruning_jax.units import rules
-from pruning_jax.units.labels import NONE, Source
+from pruning_jax.units.labels import NONE, Part, Source
 from pruning_jax.units.spaces import (
     PRODUCED,
     Consumer,
@@ -50,7 +50,7 @@ def _named(spaces: list[UnitSpace]) -> Iterator[UnitSpace]:
         yield space if count == 1 else space._replace(name=f"{space.name}_{count}")
 
 
-def _components(count: int, edges: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def components(count: int, edges: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     pairs = [*edges]
     if not pairs:
         return np.arange(count)
@@ -68,18 +68,24 @@ class _Plan:
       spaces: the units of each space, in order.
       labels: atom -> its space and its unit's number there.
       links, entries, mixed, reasons: of each space.
-      unmasked: the leaves whose units are mixed with one another, as a layer norm does.
+      unmasked: the axes of leaves whose units are mixed with one another, as a layer norm does.
     """
 
     def __init__(self, walked: Walk) -> None:
         self.walk, notes = walked, walked.notes
-        self.unit_of = _components(notes.atoms, notes.edges)
+        self.unit_of = components(notes.atoms, notes.edges)
         self.spaces = self._spaces()
         number, space_of = np.full((2, notes.atoms), NONE)
         for i, units in enumerate(self.spaces):
             number[units] = np.arange(len(units))
             space_of[units] = i
-        self.labels = Labels(walked.fields, space_of[self.unit_of], number[self.unit_of])
+        self.labels = Labels(
+            fields=walked.fields,
+            space_of=space_of[self.unit_of],
+            unit_of=number[self.unit_of],
+            sources=tuple(notes.sources.values()),
+            unmasked=walked.unmasked,
+        )
         self.links: dict[int, dict[Source, Link]] = {}
         for link in notes.links:
             for space in self._spaces_of(self.atoms(link.source)):
@@ -93,12 +99,12 @@ class _Plan:
             for space in self._spaces_of(atoms):
                 self.reasons.setdefault(space, reason)
         self.mixed: dict[int, str] = {}
-        self.unmasked: set[str] = set()
+        self.unmasked: set[Part] = set()
         for name, field in notes.mixed:
             for space in self._spaces_of(field.atoms):
                 self.mixed[space] = name
                 if space not in self.reasons:
-                    self.unmasked |= {source.leaf for source, _ in field.sources}
+                    self.unmasked |= {source.part for source, _ in field.sources}
 
     def shape(self, source: Source) -> list[int]:
         """The shape of a source's leaf, with its other axes of size 1."""
@@ -127,7 +133,7 @@ class _Plan:
         ]
         inputs = [event for event in entered if not made[event[-1]].any()]
         events = sorted([*produced, *inputs], key=lambda event: event[:2])
-        joined = _components(
+        joined = components(
             notes.atoms, ((np.full_like(units, units[0]), units) for *_, units in events)
         )
         orders: dict[int, list[np.ndarray]] = {}
@@ -166,12 +172,12 @@ class _Plan:
         if makers:
             return makers[0]
         entry = self.entries[number][0]
-        return f"into {entry.layer}" if entry.lost else "inputs"
+        return "inputs" if entry.lost is None else f"into {entry.layer}"
 
     def _producer(self, number: int, link: Link) -> Slice:
         units = self.labels.unit(number, self.atoms(link.source)).reshape(self.shape(link.source))
         role = "kernel" if link.role == "depthwise" else link.role
-        return Slice(link.source.leaf, role, units, link.source.leaf not in self.unmasked)
+        return Slice(link.source.leaf, role, units, link.source.part not in self.unmasked)
 
     def _consumer(self, number: int, entry: Entry) -> Consumer:
         units = self.labels.unit(number, _entering(entry, self.atoms(entry.source)))
@@ -217,12 +223,16 @@ class _Plan:
 
     def _reason(self, number: int, makers: list[str], readings: list) -> str | None:
         entries = self.entries.get(number, ())
+        unlabelled = [entry for entry in entries if entry.atoms is None]
         zeros = [entry.zero for entry in entries]
         lost = [zero for zero in zeros if isinstance(zero, str)]
-        if not makers and any(entry.lost for entry in entries):
-            return f"what enters {entries[0].layer} comes from a layer, by a way not understood"
+        if unlabelled and not makers:
+            return self._source(unlabelled[0])
         if not makers:
             return "they are the network's inputs"
+        if unlabelled:
+            leaf = unlabelled[0].source.leaf
+            return f"{leaf!r} is the kernel of several layers, one of which has other inputs"
         if number in self.reasons:
             return self.reasons[number]
         if not entries or not readings:
@@ -230,12 +240,24 @@ class _Plan:
         if None in readings:
             return "their axis is split where it is read"
         if NORM in lost:
-            return f"{self.mixed[number]} mixes them, with no scale of their own after it"
+            reader = next(entry.layer for entry in entries if entry.zero == NORM)
+            mixer = self.mixed[number]
+            return f"{mixer} mixes them, and {reader} reads them with no scale of theirs between"
         if any(zero != zero for zero in zeros):
             return "their slices at zero give no finite number"
         if lost:
             return f"{lost[0]} makes them something else than zero where their slices are zero"
         return None
+
+    def _source(self, entry: Entry) -> str:
+        """What enters a layer without labels."""
+        if entry.lost is None:
+            return "they are the network's inputs"
+        if entry.lost:
+            reasons = dict(self.walk.trace.unsupported)
+            why = reasons.get(entry.lost, "its use is not understood")
+            return f"{entry.lost!r} makes them, a kernel that cannot be read: {why}"
+        return f"they come into {entry.layer} from a layer by a way that is not understood"
 
 
 def _in_order(parts: list[np.ndarray]) -> np.ndarray:

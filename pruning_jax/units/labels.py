@@ -10,6 +10,10 @@ NONE = -1
 """The label of a position that is no unit's."""
 
 
+Part = tuple[str, tuple[int, ...]]
+"""A leaf and some of its axes."""
+
+
 class Source(NamedTuple):
     """Axes of a leaf whose positions are atoms, in one block of numbers.
 
@@ -22,6 +26,10 @@ class Source(NamedTuple):
     leaf: str
     axes: tuple[int, ...]
     start: int
+
+    @property
+    def part(self) -> Part:
+        return self.leaf, self.axes
 
 
 class Field(NamedTuple):

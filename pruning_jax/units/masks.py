@@ -125,31 +125,33 @@ def parameter_masks(
     check_masks(graph, unit_masks)
     leaves, kept = trees.named_leaves(variables), {}
     for name, mask in unit_masks.items():
-        space = graph[name]
-        reading = [consumer.slice for consumer in space.consumers if readers]
-        for each in (*filter(lambda each: each.masked, slices(space)), *reading):
-            shape = _shape(graph, leaves, each.leaf)
-            own = jnp.broadcast_to(entries(each, mask), shape)
-            kept[each.leaf] = kept[each.leaf] & own if each.leaf in kept else own
+        for part in slices(graph[name], readers=readers):
+            shape = _shape(graph, leaves, part.leaf)
+            stays = jnp.broadcast_to(entries(part, mask), shape)
+            kept[part.leaf] = kept[part.leaf] & stays if part.leaf in kept else stays
     return jax.tree_util.tree_map_with_path(
         lambda path, _: kept.get(trees.path_name(path)), variables
     )
 
 
-def remove(graph: UnitGraph, variables: Params, unit_masks: UnitMasks) -> Params:
-    """Sets the parameters that `parameter_masks` covers to zero; raises as it does."""
+def apply_masks(graph: UnitGraph, variables: Params, unit_masks: UnitMasks) -> Params:
+    """Sets the parameters that `parameter_masks` covers to zero; raises as it does.
+
+    The arrays keep their shapes, and the network its cost: `compact` cuts the units out.
+    """
     return masks.apply(variables, parameter_masks(graph, variables, unit_masks))
 
 
-def slices(space: UnitSpace) -> list[Slice]:
-    """Those of the producers, then those of the consumers."""
-    return [*space.producers, *(consumer.slice for consumer in space.consumers)]
+def slices(space: UnitSpace, *, readers: bool) -> list[Slice]:
+    """Those that masks cover: of the producers, then of the consumers; `readers` as above."""
+    parts = [part for part in space.producers if part.masked]
+    return parts + [c.slice for c in space.consumers if readers or c.slice.masked]
 
 
-def entries(of: Slice, mask: Array) -> Array:
+def entries(part: Slice, mask: Array) -> Array:
     """Whether the unit of each entry of a slice is kept; an entry of no unit is."""
     library = np if isinstance(mask, np.ndarray) else jnp
-    return library.concatenate([library.asarray(mask), library.ones(1, bool)])[of.units]
+    return library.concatenate([library.asarray(mask), library.ones(1, bool)])[part.units]
 
 
 def _shape(graph: UnitGraph, leaves: Mapping[str, Any], name: str) -> tuple[int, ...]:

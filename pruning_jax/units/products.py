@@ -24,7 +24,7 @@ def _enter(walk: Walk, number: int, value: int, data: Field | None, kernel: Fiel
         walk.notes.block(filter(None, [data]), UNREAD.format(layer.name))
         return
     zero = 0.0 if data is None else data.zero
-    atoms, lost = None, data is None and value in walk.made
+    atoms, lost = None, walk.made.get(value) if data is None else None
     if data is not None:
         atoms = data.atoms
         both = atoms != NONE
@@ -183,7 +183,7 @@ def _enter_groups(
         walk.notes.block([data], UNREAD.format(layer.name))
         return
     walk.notes.entries.append(
-        Entry(number, layer.name, axes[0], data.atoms, data.zero, value, False, groups, axes[1])
+        Entry(number, layer.name, axes[0], data.atoms, data.zero, value, None, groups, axes[1])
     )
 
 

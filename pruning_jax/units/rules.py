@@ -7,7 +7,7 @@ import numpy as np
 
 from pruning_jax.tracing import Equation, Trace
 from pruning_jax.units import elementwise, labels, products
-from pruning_jax.units.labels import NONE, Field
+from pruning_jax.units.labels import NONE, Field, Part
 from pruning_jax.units.walk import NORM, Link, Walk
 
 
@@ -302,12 +302,12 @@ RULES: dict[str, Callable[[Walk, int, Equation], None]] = {
 """Primitive -> how it is followed."""
 
 
-def walk(trace: Trace, unmasked: frozenset[str] = frozenset()) -> Walk:
+def walk(trace: Trace, unmasked: frozenset[Part] = frozenset()) -> Walk:
     """Follows every equation of a model.
 
     Args:
       trace: the model.
-      unmasked: the leaves that stay as they are when units are removed.
+      unmasked: the axes of leaves that stay as they are when units are removed.
     """
     walked = Walk(trace, unmasked)
     for number, equation in enumerate(trace.model.equations):

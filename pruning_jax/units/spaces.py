@@ -8,7 +8,7 @@ import numpy as np
 
 from pruning_jax import choices
 from pruning_jax.tracing import Equations, Trace
-from pruning_jax.units.labels import NONE, Fields
+from pruning_jax.units.labels import NONE, Fields, Part, Source
 
 PRODUCED = ("kernel", "embedding")
 """Roles of slices that give a layer its outputs."""
@@ -112,11 +112,15 @@ class Labels:
       fields: value -> the labels of its axes.
       space_of: atom -> the number of its unit's space, -1 where it has none.
       unit_of: atom -> its unit's number in that space.
+      sources: the atoms of the leaves' axes.
+      unmasked: the axes of leaves that stay as they are when units are removed.
     """
 
     fields: dict[int, Fields]
     space_of: np.ndarray
     unit_of: np.ndarray
+    sources: tuple[Source, ...]
+    unmasked: frozenset[Part]
 
     def unit(self, space: int, atoms: np.ndarray) -> np.ndarray:
         """The units of a space that atoms are, -1 where they are none of it."""

@@ -10,7 +10,7 @@ import numpy as np
 from pruning_jax import tracing
 from pruning_jax.tracing import LINEAR, Equation, Trace
 from pruning_jax.units import elementwise
-from pruning_jax.units.labels import NONE, Field, Fields, Source
+from pruning_jax.units.labels import NONE, Field, Fields, Part, Source
 
 NORM = "a norm of the units"
 """Why a value is not known to be zero: a leaf stays as it is, for its units are mixed."""
@@ -42,7 +42,8 @@ class Entry(NamedTuple):
       atoms: the labels of the data along its axis; ``None`` where it has none.
       zero: as in `Field`.
       value: the data.
-      lost: whether a layer has a part in the data, where it has no labels.
+      lost: where the data has no labels though a product has a part in it, the kernel of one that
+        is no layer, or nothing.
       groups: of a convolution whose kernel's input axis stands for several parts of the data.
       outputs: the kernel's output axis, where `groups` is more than 1.
     """
@@ -53,7 +54,7 @@ class Entry(NamedTuple):
     atoms: np.ndarray | None
     zero: float | str
     value: int
-    lost: bool = False
+    lost: str | None = None
     groups: int = 1
     outputs: Source | None = None
 
@@ -97,25 +98,26 @@ class Walk:
       numbers: value -> the number that all its entries are.
       readings: value -> the values of the readings that it carries.
       pooled: the values that are pooled since they were read.
-      made: the values that a product of data with variables has a part in.
-      parametric: the values that depend on variables.
+      made: the values that a product of data with variables has a part in -> a kernel of one that
+        is no layer, or nothing.
+      parametric: the values that depend on variables -> the largest leaf among these.
       mixed: value -> the primitive that reduced units with one another into it, and their labels.
     """
 
-    def __init__(self, trace: Trace, unmasked: frozenset[str] = frozenset()) -> None:
-        self.model = trace.model
+    def __init__(self, trace: Trace, unmasked: frozenset[Part] = frozenset()) -> None:
+        self.trace, self.model, self.unmasked = trace, trace.model, unmasked
         self.layers = {use.equation: layer for layer in trace.layers for use in layer.uses}
         self.notes = Notes()
         self.fields: dict[int, Fields] = {}
         self.numbers: dict[int, float] = {}
         self.readings: dict[int, frozenset[int]] = {}
         self.pooled: set[int] = set()
-        self.made: set[int] = set()
-        self.parametric = set(self.model.leaves.values())
+        self.made: dict[int, str] = {}
+        self.parametric = {value: leaf for leaf, value in self.model.leaves.items()}
         self.mixed: dict[int, tuple[tuple[str, np.ndarray], ...]] = {}
         for name, value in self.model.leaves.items():
             self.fields[value] = tuple(
-                self._whole(name, (axis,), (size,), NORM if name in unmasked else 0.0)
+                self._whole(name, (axis,), (size,), NORM if (name, (axis,)) in unmasked else 0.0)
                 for axis, size in enumerate(self.shape(value))
             )
         for value, array in self.model.constants.items():
@@ -147,14 +149,18 @@ class Walk:
 
     def note_maker(self, number: int, equation: Equation) -> None:
         """Notes what depends on variables, and what a product of data with them made."""
-        inputs, results = self.parametric.intersection(equation.inputs), equation.outputs
-        if inputs:
-            self.parametric.update(results)
+        leaves = [self.parametric[value] for value in equation.inputs if value in self.parametric]
+        before = [self.made[value] for value in equation.inputs if value in self.made]
         data = any(map(self.is_data, equation.inputs))
-        if not self.made.isdisjoint(equation.inputs) or (
-            data and inputs and (equation.name in LINEAR or number in self.layers)
-        ):
-            self.made.update(results)
+        if leaves:
+            largest = max(leaves, key=lambda leaf: math.prod(self.shape(self.model.leaves[leaf])))
+            self.parametric |= dict.fromkeys(equation.outputs, largest)
+        if number in self.layers:
+            self.made |= dict.fromkeys(equation.outputs, "")
+        elif data and leaves and equation.name in LINEAR:
+            self.made |= dict.fromkeys(equation.outputs, largest)
+        elif before:
+            self.made |= dict.fromkeys(equation.outputs, max(before))
 
     def refuse(self, equation: Equation, reason: str) -> None:
         """Blocks the units that enter an equation; its results have no labels."""

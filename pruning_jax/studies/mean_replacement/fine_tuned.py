@@ -105,7 +105,7 @@ def _start(workload: Workload, network: Probed, unit: Row) -> training.Progress:
         means = scored.statistics.means
         variables = replacement.fold_means(graph, dense.variables, means, unit_masks)
     else:
-        variables = units.remove(graph, dense.variables, unit_masks)
+        variables = units.apply_masks(graph, dense.variables, unit_masks)
     kept = units.parameter_masks(graph, dense.variables, unit_masks)["params"]
     key = jax.random.fold_in(workload.keys(unit["seed"]).retraining, unit["step"])
     return training.start(_task(workload), variables, key, workload.examples, kept)

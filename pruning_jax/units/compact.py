@@ -1,0 +1,221 @@
+"""Smaller arrays for a network without its removed units, and a function for them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pruning_jax import tracing, trees
+from pruning_jax.types import ApplyFn, Array, Params, PyTree
+from pruning_jax.units import masks, narrowed, rules
+from pruning_jax.units.graph import components
+from pruning_jax.units.masks import UnitMasks
+from pruning_jax.units.narrowing import Narrowing, narrowing, narrowing_elsewhere
+from pruning_jax.units.spaces import UnitGraph
+
+
+class Compact(NamedTuple):
+    """A network whose arrays are smaller.
+
+    Attributes:
+      variables: a tree like the network's, without the removed units; where constants are added, a
+        pair of that tree and of them.
+      apply_fn: (variables, inputs) -> what the masked network returns.
+      train_fn: the same for training; ``None`` where none was given.
+      unit_masks: the units that are kept, those that `round_to` keeps among them.
+    """
+
+    variables: Params
+    apply_fn: ApplyFn
+    train_fn: Callable | None
+    unit_masks: dict[str, np.ndarray]
+
+
+def compact(
+    graph: UnitGraph,
+    variables: Params,
+    unit_masks: UnitMasks,
+    *,
+    round_to: int = 1,
+    train_fn: Callable | None = None,
+    added: Mapping[int, Array] | None = None,
+) -> Compact:
+    """Cuts the removed units out of a network.
+
+        f_compact(compact(theta), x) = f(apply_masks(theta), x),   to rounding
+
+    Every leaf is sliced along its axes of units. Where the model's own function does at the
+    smaller sizes what it did, it is returned; else its equations are, evaluated at these sizes.
+
+    Args:
+      graph: of the model.
+      variables: of the shapes that were traced; masked here, folded before if they are to be.
+      unit_masks: space -> booleans, shape (size,), True = kept.
+      round_to: the kept units of each space become a multiple of it, or all: of the removed ones
+        the first stay, with their parameters at zero.
+      train_fn: (variables, inputs, ...) -> a tree, the model in training mode, on the same
+        variables; run at the smaller sizes too, what it returns of their shapes as well.
+      added: value of a layer's product -> a constant to add to it, as `replacement.responses` says
+        what the means of removed units come to; kept beside the variables, of which they are then
+        the second part.
+
+    Returns:
+      The variables and functions of the smaller network.
+
+    Raises:
+      ValueError: masks that do not fit the graph or whose values are not known (under ``jit``);
+        variables of other shapes; groups of a grouped convolution left unequal; what cannot be
+        narrowed, by name.
+    """
+    unit_masks = rounded(graph, unit_masks, round_to)
+    tracing.check_variables(graph.trace.model, variables)
+    small = narrowing(graph, unit_masks)
+    cut = _Cut(small)
+    smaller = cut(masks.apply_masks(graph, variables, unit_masks))
+    evaluation = _Evaluation(cut, dict(added or {}), graph.trace.apply_fn)
+    if added:
+        smaller = (smaller, evaluation.constants())
+    training = None if train_fn is None else _Training(graph, unit_masks, cut, train_fn)
+    return Compact(smaller, evaluation.function(smaller), training, unit_masks)
+
+
+def rounded(graph: UnitGraph, unit_masks: UnitMasks, multiple: int) -> dict[str, np.ndarray]:
+    """Unit masks whose kept units are a multiple of a number, or all; the first removed ones stay.
+
+    Raises:
+      ValueError: as `compact`.
+    """
+    if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
+        raise ValueError(f"round_to is {multiple!r}; it must be a whole number, 1 or more")
+    masks.check_masks(graph, unit_masks)
+    if any(isinstance(mask, jax.core.Tracer) for mask in unit_masks.values()):
+        raise ValueError("compact needs unit masks whose values are known: call it outside jit")
+    kept = {name: np.array(mask) for name, mask in unit_masks.items()}
+    for mask in kept.values():
+        short = -int(mask.sum()) % multiple
+        mask[np.flatnonzero(~mask)[:short]] = True
+    return kept
+
+
+class _Cut:
+    """Slices the leaves of variables along their axes of units."""
+
+    def __init__(self, small: Narrowing) -> None:
+        self.small, self.grouped = small, narrowed.grouped_kernels(small)
+
+    def __call__(self, variables: Params) -> Params:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: self.leaf(trees.path_name(path), leaf), variables
+        )
+
+    def leaf(self, name: str, array: Array) -> Array:
+        value = self.small.model.leaves[name]
+        array = narrowed.taken(jnp.asarray(array), self.small.of(value))
+        if value in self.grouped:
+            array = narrowed.of_groups(array, *self.grouped[value])
+        return array
+
+
+class _Evaluation:
+    """The model at smaller sizes, example by example."""
+
+    def __init__(self, cut: _Cut, added: dict[int, Array], apply_fn: ApplyFn) -> None:
+        self.cut, self.small, self.added, self.own = cut, cut.small, added, apply_fn
+        self.at = narrowed.handlers(self.small)
+
+    def constants(self) -> dict[str, Array]:
+        """What is added to products, at the smaller sizes, by the number of the value."""
+        return {
+            str(value): narrowed.taken(jnp.asarray(array), self.small.of(value))
+            for value, array in self.added.items()
+        }
+
+    def function(self, variables: Params) -> ApplyFn:
+        """The model's own function where it does the same at these sizes, else its equations."""
+        if self.added:
+            return self.with_constants
+        model = self.small.model
+        examples = [model.avals[value] for value in model.inputs]
+        inputs = jax.tree.unflatten(model.input_structure, examples)
+        return self.own if _does_the_same(self.own, self.small, variables, inputs) else self.run
+
+    def run(self, variables: Params, inputs: PyTree) -> PyTree:
+        """What the masked network returns."""
+        return self._run(variables, inputs, lambda value, array: array)
+
+    def with_constants(self, variables: Params, inputs: PyTree) -> PyTree:
+        """The same with constants added to products."""
+        variables, constants = variables
+
+        def edit(value: int, array: Array) -> Array:
+            extra = constants.get(str(value))
+            return array if extra is None else array + extra.astype(array.dtype)
+
+        return self._run(variables, inputs, edit)
+
+    def _run(self, variables: Params, inputs: PyTree, edit: Callable) -> PyTree:
+        model = self.small.model
+        return tracing.merged(
+            tracing.over_examples(
+                lambda x: tracing.run(model, variables, x, edit=edit, at=self.at), inputs
+            )
+        )
+
+
+class _Training:
+    """A function that trains the model's variables, at smaller sizes; read once for every shape."""
+
+    def __init__(
+        self, graph: UnitGraph, unit_masks: UnitMasks, cut: _Cut, train_fn: Callable
+    ) -> None:
+        self.graph, self.unit_masks, self.cut, self.own = graph, unit_masks, cut, train_fn
+        self.programs: dict[Any, Callable] = {}
+
+    def __call__(self, variables: Params, *inputs: PyTree) -> PyTree:
+        leaves, structure = jax.tree.flatten((variables, inputs))
+        avals = tuple(jax.api_util.shaped_abstractify(leaf) for leaf in leaves)
+        if (structure, avals) not in self.programs:
+            self.programs[structure, avals] = self._read(*jax.tree.unflatten(structure, avals))
+        return self.programs[structure, avals](variables, *inputs)
+
+    def _read(self, variables: Params, inputs: PyTree) -> Callable:
+        whole = jax.tree_util.tree_map_with_path(self._whole, variables)
+        trace = tracing.trace_of(tracing.read(self.own, whole, *inputs), self.own)
+        walk = rules.walk(trace, self.graph.labels.unmasked)
+        units = components(walk.notes.atoms, walk.notes.edges)
+        small = narrowing_elsewhere(self.graph, self.unit_masks, walk, units)
+        if _does_the_same(self.own, small, variables, *inputs):
+            return self.own
+        at = narrowed.handlers(small)
+        return lambda variables, *inputs: tracing.run(trace.model, variables, inputs, at=at)
+
+    def _whole(self, path: tuple, leaf: Any) -> Any:
+        model = self.graph.trace.model
+        return model.avals[model.leaves[trees.path_name(path)]]
+
+
+def _does_the_same(
+    function: Callable, small: Narrowing, variables: Params, *inputs: PyTree
+) -> bool:
+    """Whether a function at smaller sizes runs the equations that its own become there.
+
+    It is read again: the same primitives must give arrays of the sizes that stay, with the same
+    constants. Whatever it raises, it does not accept these sizes.
+    """
+    try:
+        model = tracing.read(function, variables, *inputs)
+    except Exception:  # noqa: BLE001, a library's own errors of shapes are of any kind
+        return False
+    ours, theirs = small.model.equations, model.equations
+    if [equation.name for equation in ours] != [equation.name for equation in theirs]:
+        return False
+    for one, other in zip(ours, theirs, strict=True):
+        if [small.shape(v) for v in one.outputs] != [model.shape(v) for v in other.outputs]:
+            return False
+        for a, b in zip(one.inputs, other.inputs, strict=True):
+            constants = small.model.constants.get(a), model.constants.get(b)
+            if not tracing.same_constant(*constants, shapes=True):
+                return False
+    return True
