@@ -1,4 +1,4 @@
-"""Networks cut smaller against the same networks masked, against counts and against a step of each."""
+"""Networks cut smaller, against the same networks masked and against what counts say of them."""
 
 import functools
 
@@ -31,7 +31,7 @@ def some_removed(name, graph):
     random, kept = np.random.default_rng(0), {}
     for space in graph.prunable:
         if name in GROUPED and space.size % 2 == 0:
-            kept[space.name] = np.arange(space.size) % (space.size // 2) > 0
+            kept[space.name] = np.arange(space.size) % (space.size // 2) != 1
         else:
             kept[space.name] = random.permutation(space.size) >= max(space.size // 3, 1)
     return kept
@@ -61,3 +61,87 @@ def test_counts_are_those_of_the_compact_network(name):
     whole, less = units.graph(tracing.trace(small.apply_fn, small.variables, inputs)), counts.total
     assert units.counts(whole).total.macs == less.kept_macs
     assert units.counts(whole).total.parameters == less.kept_parameters
+
+
+def trained(name):
+    """A network with batch norms: its graph, training function, variables and a batch."""
+    module = {
+        "small_conv": models.build("small_conv", CLASSES, widths=(4, 6, 4, 6, 8), batch_norm=True),
+        "resnet": models.build("resnet", CLASSES, depth=8, widths=(4, 6, 8)),
+    }[name]
+    inputs = draw(1, 8, 32, 32, 3)
+    variables = models.init(module, jax.random.key(0), inputs)
+    graph = units.graph(tracing.trace(models.apply_fn(module), variables, inputs))
+    return graph, models.train_fn(module), variables, inputs, jnp.arange(8) % CLASSES
+
+
+@pytest.mark.parametrize("name", ["small_conv", "resnet"])
+def test_steps_of_the_compact_network_are_those_of_the_masked_one_on_what_is_kept(name):
+    graph, train_fn, variables, inputs, labels = trained(name)
+    unit_masks = some_removed(name, graph)
+    held = units.parameter_masks(graph, variables, unit_masks, readers=True)
+    masked = units.apply_masks(graph, variables, unit_masks)
+    small = units.compact(graph, variables, unit_masks, train_fn=train_fn)
+    optimizer = optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(0.01, momentum=0.9))
+
+    def step(function, variables, state, keep):
+        def loss(params):
+            logits, rest = function({**variables, "params": params}, inputs, jax.random.key(2))
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), rest
+
+        (value, rest), slope = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        updates, state = optimizer.update(slope, state, variables["params"])
+        params = keep(optax.apply_updates(variables["params"], updates))
+        return {**variables, **rest, "params": params}, state, value
+
+    def run(function, variables, keep):
+        state, values = optimizer.init(variables["params"]), []
+        jitted = jax.jit(functools.partial(step, function, keep=keep))
+        for _ in range(2):
+            variables, state, value = jitted(variables, state)
+            values.append(float(value))
+        return variables, values
+
+    kept = {"params": held["params"]}
+    whole, expected = run(train_fn, masked, lambda p: masks.apply({"params": p}, kept)["params"])
+    less, values = run(small.train_fn, small.variables, lambda params: params)
+    np.testing.assert_allclose(values, expected, rtol=1e-4)
+    cut = trees.named_leaves(units.compact(graph, whole, unit_masks).variables)
+    for leaf, array in trees.named_leaves(less).items():
+        assert array.shape == cut[leaf].shape
+        scale = max(np.abs(cut[leaf]).max(), 1e-3)
+        np.testing.assert_allclose(array, cut[leaf], rtol=0, atol=1e-3 * scale, err_msg=leaf)
+
+
+@pytest.mark.parametrize("name", ["mlp", "sigmoid", "equinox", "tied"])
+def test_the_models_own_function_is_returned_where_it_does_the_same(name):
+    apply_fn, variables, _, graph = graph_of(name)
+    small = units.compact(graph, variables, some_removed(name, graph))
+    assert small.apply_fn is apply_fn
+
+
+def test_a_function_that_knows_its_width_is_not_taken_for_the_smaller_network():
+    def apply_fn(v, x):
+        hidden = jax.nn.relu(x @ v["a"])
+        return (hidden.sum(-1, keepdims=True) * 0 + hidden / v["a"].shape[1]) @ v["b"]
+
+    variables, inputs = {"a": draw(0, 5, 8), "b": draw(1, 8, 3)}, draw(2, 4, 5)
+    graph = units.graph(tracing.trace(lambda v, x: apply_fn(v, x)[:, :3], variables, inputs))
+    mask = {space.name: np.arange(8) > 2 for space in graph.prunable}
+    small = units.compact(graph, variables, mask)
+    expected = apply_fn(units.apply_masks(graph, variables, mask), inputs)
+    assert_same(small.apply_fn(small.variables, inputs), expected)
+
+
+@pytest.mark.parametrize(
+    "multiple, expected", [(1, (3, 4)), (2, (4, 4)), (4, (4, 4)), (16, (7, 6))]
+)
+def test_units_are_kept_in_multiples(multiple, expected):
+    apply_fn, variables, inputs, graph = graph_of("mlp")
+    unit_masks = {"0": np.arange(7) > 3, "1": np.arange(6) > 1}
+    small = units.compact(graph, variables, unit_masks, round_to=multiple)
+    assert tuple(layer["w"].shape[1] for layer in small.variables[:2]) == expected
+    assert tuple(int(mask.sum()) for mask in small.unit_masks.values()) == expected
+    masked = apply_fn(units.apply_masks(graph, variables, unit_masks), inputs)
+    assert_same(small.apply_fn(small.variables, inputs), masked)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pruning_jax import tracing, trees
-from pruning_jax.types import ApplyFn, Array, Params, PyTree
+from pruning_jax.types import ApplyFn, Array, Masks, Params, PyTree
 from pruning_jax.units import masks, narrowed, rules
 from pruning_jax.units.graph import components
 from pruning_jax.units.masks import UnitMasks
@@ -69,11 +69,14 @@ def compact(
         variables of other shapes; groups of a grouped convolution left unequal; what cannot be
         narrowed, by name.
     """
-    unit_masks = rounded(graph, unit_masks, round_to)
     tracing.check_variables(graph.trace.model, variables)
-    small = narrowing(graph, unit_masks)
-    cut = _Cut(small)
-    smaller = cut(masks.apply_masks(graph, variables, unit_masks))
+    kept = rounded(graph, unit_masks, 1)
+    zeros, unit_masks = (
+        masks.parameter_masks(graph, variables, kept),
+        rounded(graph, kept, round_to),
+    )
+    cut = _Cut(narrowing(graph, unit_masks))
+    smaller = cut(variables, zeros)
     evaluation = _Evaluation(cut, dict(added or {}), graph.trace.apply_fn)
     if added:
         smaller = (smaller, evaluation.constants())
@@ -105,17 +108,28 @@ class _Cut:
     def __init__(self, small: Narrowing) -> None:
         self.small, self.grouped = small, narrowed.grouped_kernels(small)
 
-    def __call__(self, variables: Params) -> Params:
+    def __call__(self, variables: Params, kept: Masks) -> Params:
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: self.leaf(trees.path_name(path), leaf), variables
+            lambda path, mask, leaf: self._leaf(trees.path_name(path), mask, leaf),
+            kept,
+            variables,
+            is_leaf=lambda leaf: leaf is None,
         )
 
-    def leaf(self, name: str, array: Array) -> Array:
+    def _leaf(self, name: str, mask: Array | None, leaf: Array) -> Array:
+        """On the host, where the values are known: a program for every shape takes seconds."""
         value = self.small.model.leaves[name]
-        array = narrowed.taken(jnp.asarray(array), self.small.of(value))
-        if value in self.grouped:
-            array = narrowed.of_groups(array, *self.grouped[value])
-        return array
+        positions, groups = self.small.of(value), self.grouped.get(value)
+        if mask is None and not positions and groups is None:
+            return leaf
+        traced = isinstance(leaf, jax.core.Tracer)
+        array = leaf if traced else np.asarray(leaf)
+        if mask is not None:
+            array = (jnp if traced else np).where(mask, array, np.zeros((), array.dtype))
+        array = narrowed.taken(array, positions)
+        if groups is not None:
+            array = narrowed.of_groups(array, *groups)
+        return jnp.asarray(array)
 
 
 class _Evaluation:

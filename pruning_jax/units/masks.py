@@ -127,7 +127,8 @@ def parameter_masks(
     for name, mask in unit_masks.items():
         for part in slices(graph[name], readers=readers):
             shape = _shape(graph, leaves, part.leaf)
-            stays = jnp.broadcast_to(entries(part, mask), shape)
+            library = np if isinstance(mask, np.ndarray) else jnp
+            stays = library.broadcast_to(entries(part, mask), shape)
             kept[part.leaf] = kept[part.leaf] & stays if part.leaf in kept else stays
     return jax.tree_util.tree_map_with_path(
         lambda path, _: kept.get(trees.path_name(path)), variables

@@ -46,11 +46,13 @@ def handlers(small: Narrowing) -> dict[int, tracing.Handler]:
     }
 
 
-def taken(array: Array, positions: Positions) -> Array:
+def taken(array: Array | np.ndarray, positions: Positions) -> Array | np.ndarray:
     """The entries of an array at positions along some of its axes."""
     for axis, places in positions.items():
         first, count = int(places[0]) if len(places) else 0, len(places)
-        if np.array_equal(places, np.arange(first, first + count)):
+        if isinstance(array, np.ndarray):
+            array = np.take(array, places, axis)
+        elif np.array_equal(places, np.arange(first, first + count)):
             array = lax.slice_in_dim(array, first, first + count, axis=axis)
         else:
             array = jnp.take(array, places, axis=axis, mode="clip")
@@ -74,12 +76,15 @@ def grouped_kernels(small: Narrowing) -> dict[int, tuple[int, int, np.ndarray]]:
     return kernels
 
 
-def of_groups(kernel: Array, inputs: int, outputs: int, index: np.ndarray) -> Array:
+def of_groups(
+    kernel: Array | np.ndarray, inputs: int, outputs: int, index: np.ndarray
+) -> Array | np.ndarray:
     """A grouped convolution's kernel with the inputs that each output keeps."""
-    moved = jnp.moveaxis(kernel, (inputs, outputs), (-2, -1))
+    library = np if isinstance(kernel, np.ndarray) else jnp
+    moved = library.moveaxis(kernel, (inputs, outputs), (-2, -1))
     places = np.broadcast_to(index, (*moved.shape[:-2], *index.shape))
-    narrow = jnp.take_along_axis(moved, places, axis=-2)
-    return jnp.moveaxis(narrow, (-2, -1), (inputs, outputs))
+    narrow = library.take_along_axis(moved, places, axis=-2)
+    return library.moveaxis(narrow, (-2, -1), (inputs, outputs))
 
 
 def _refusal(equation: Equation, why: str) -> ValueError:
