@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import narrow_networks
 import numpy as np
-import optax
 import pytest
-from networks import CLASSES, NETWORKS, draw
+from networks import NETWORKS, draw
 from unit_networks import UNIT_NETWORKS
 
-from pruning_jax import masks, models, tracing, trees, units
+from pruning_jax import tracing, units
 
 EVERY = NETWORKS | UNIT_NETWORKS | narrow_networks.NETWORKS
 GROUPED = {"linen", "separable", "shuffled", "grouped"}
@@ -61,57 +60,6 @@ def test_counts_are_those_of_the_compact_network(name):
     whole, less = units.graph(tracing.trace(small.apply_fn, small.variables, inputs)), counts.total
     assert units.counts(whole).total.macs == less.kept_macs
     assert units.counts(whole).total.parameters == less.kept_parameters
-
-
-def trained(name):
-    """A network with batch norms: its graph, training function, variables and a batch."""
-    module = {
-        "small_conv": models.build("small_conv", CLASSES, widths=(4, 6, 4, 6, 8), batch_norm=True),
-        "resnet": models.build("resnet", CLASSES, depth=8, widths=(4, 6, 8)),
-    }[name]
-    inputs = draw(1, 8, 32, 32, 3)
-    variables = models.init(module, jax.random.key(0), inputs)
-    graph = units.graph(tracing.trace(models.apply_fn(module), variables, inputs))
-    return graph, models.train_fn(module), variables, inputs, jnp.arange(8) % CLASSES
-
-
-@pytest.mark.parametrize("name", ["small_conv", "resnet"])
-def test_steps_of_the_compact_network_are_those_of_the_masked_one_on_what_is_kept(name):
-    graph, train_fn, variables, inputs, labels = trained(name)
-    unit_masks = some_removed(name, graph)
-    held = units.parameter_masks(graph, variables, unit_masks, readers=True)
-    masked = units.apply_masks(graph, variables, unit_masks)
-    small = units.compact(graph, variables, unit_masks, train_fn=train_fn)
-    optimizer = optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(0.01, momentum=0.9))
-
-    def step(function, variables, state, keep):
-        def loss(params):
-            logits, rest = function({**variables, "params": params}, inputs, jax.random.key(2))
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return losses.mean(), rest
-
-        (value, rest), slope = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        updates, state = optimizer.update(slope, state, variables["params"])
-        params = keep(optax.apply_updates(variables["params"], updates))
-        return {**variables, **rest, "params": params}, state, value
-
-    def run(function, variables, keep):
-        state, values = optimizer.init(variables["params"]), []
-        jitted = jax.jit(functools.partial(step, function, keep=keep))
-        for _ in range(2):
-            variables, state, value = jitted(variables, state)
-            values.append(float(value))
-        return variables, values
-
-    kept = {"params": held["params"]}
-    whole, expected = run(train_fn, masked, lambda p: masks.apply({"params": p}, kept)["params"])
-    less, values = run(small.train_fn, small.variables, lambda params: params)
-    np.testing.assert_allclose(values, expected, rtol=1e-4)
-    cut = trees.named_leaves(units.compact(graph, whole, unit_masks).variables)
-    for leaf, array in trees.named_leaves(less).items():
-        assert array.shape == cut[leaf].shape
-        scale = max(np.abs(cut[leaf]).max(), 1e-3)
-        np.testing.assert_allclose(array, cut[leaf], rtol=0, atol=1e-3 * scale, err_msg=leaf)
 
 
 @pytest.mark.parametrize("name", ["mlp", "sigmoid", "equinox", "tied"])
