@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up: a module imports its own group and the groups above it in this list.
 GROUPS = (
-    {"types", "trees", "choices", "processes"},
+    {"types", "trees", "choices", "processes", "tables"},
     {"losses", "recipes", "meshes", "replicates"},
     {"tracing", "units", "data", "selection", "masks", "schedules", "blocks", "sweeps"},
     {"curvature", "criteria", "replacement", "models"},

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from pruning_jax import trees
+from pruning_jax import tables, trees
 from pruning_jax.tracing import equations, layers, products
 from pruning_jax.tracing.equations import Equations
 from pruning_jax.tracing.layers import Axes, Use, Uses
@@ -85,19 +85,10 @@ class Trace:
         rows = [head, *rows, ("total of these layers", "", "", f"{parameters:,}", f"{macs:,}")]
         if self.other_macs:
             rows.append(("other products", "", "", "", f"{sum(self.other_macs.values()):,}"))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if column > 2 else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        lines.insert(1, "  ".join("-" * width for width in widths))
-        lines += [f"not counted: the work of {name}" for name in self.uncounted]
-        return "\n".join(
-            lines + [f"not supported: {leaf}: {why}" for leaf, why in self.unsupported]
-        )
+        notes = [f"not counted: the work of {name}" for name in self.uncounted]
+        notes += [f"not supported: {leaf}: {why}" for leaf, why in self.unsupported]
+        lines = tables.table(rows, right=(3, 4))
+        return "\n".join([*lines, *(line for note in notes for line in tables.wrap(note))])
 
 
 def trace(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Trace:

@@ -1,12 +1,11 @@
 """What a unit graph is made of: unit spaces, the slices, readings and consumers of their units."""
 
 import dataclasses
-import itertools
 from typing import NamedTuple
 
 import numpy as np
 
-from pruning_jax import choices
+from pruning_jax import choices, tables
 from pruning_jax.tracing import Equations, Trace
 from pruning_jax.units.labels import NONE, Fields, Part, Source
 
@@ -180,7 +179,7 @@ class Edge(NamedTuple):
 
 
 def _text(graph: UnitGraph) -> str:
-    """The spaces of a graph as a table, then the leaves that were not understood.
+    """The spaces of a graph as a table, then why some may not be pruned or were not understood.
 
     Args:
       graph: a `units.UnitGraph`.
@@ -188,23 +187,15 @@ def _text(graph: UnitGraph) -> str:
     Returns:
       For every space its name, its size, the layers that produce it, the layers that it enters
       with the positions that each unit has there and the first of them, the shapes of the arrays
-      where it is read (n for the examples), and whether it may be pruned, or why not.
+      where it is read (n for the examples), and whether it may be pruned; below, why not. Lines
+      have at most 100 columns; what is longer goes on below, after two spaces.
     """
-    rows = [[[cell] for cell in _HEAD]]
-    rows += [_cells(space, graph.trace.model) for space in graph.spaces]
-    widths = [
-        max(len(line) for row in rows for line in row[column]) for column in range(len(_HEAD))
-    ]
-    lines = []
-    for row in rows:
-        for cells in itertools.zip_longest(*row, fillvalue=""):
-            padded = [
-                cell.rjust(width) if column == 1 else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-            ]
-            lines.append("  ".join(padded).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    lines += [f"not supported: {leaf}: {why}" for leaf, why in graph.trace.unsupported]
+    lines = tables.table(
+        [_HEAD, *(_cells(space, graph.trace.model) for space in graph.spaces)], right=(1,)
+    )
+    notes = [f"not prunable: {s.name}: {s.reason}" for s in graph.spaces if not s.prunable]
+    notes += [f"not supported: {leaf}: {why}" for leaf, why in graph.trace.unsupported]
+    lines += [line for note in notes for line in tables.wrap(note)]
     return "\n".join(lines)
 
 
@@ -245,7 +236,7 @@ def _cells(space: UnitSpace, model: Equations) -> list[list[str]]:
         list(space.layers),
         list(dict.fromkeys(consumers)),
         list(dict.fromkeys(shapes)),
-        ["yes" if space.prunable else f"no: {space.reason}"],
+        ["yes" if space.prunable else "no"],
     ]
 
 
