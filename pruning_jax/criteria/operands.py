@@ -48,7 +48,7 @@ def operand(
     if statistics is None:
         raise ValueError(
             f"the scores of {space.name!r} need its {name}: give statistics="
-            "curvature.unit_statistics(apply_fn, graph, variables, batches)"
+            "curvature.unit_statistics(graph, variables, batches)"
         )
     if not isinstance(statistics, UnitStatistics):
         raise ValueError(
