@@ -1,5 +1,6 @@
 """Masks: from scores and a sparsity to what is kept, its application and its counts."""
 
+import math
 import operator
 from typing import NamedTuple
 
@@ -7,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import choices, selection, trees
+from pruning_jax import choices, layouts, selection, tables, trees
+from pruning_jax.tracing import Trace
 from pruning_jax.types import Array, Masks, Params, Scores
 
 SCOPES = tuple(selection.SCOPES)
@@ -19,6 +21,7 @@ def from_scores(
     *,
     scope: str = "global",
     masks: Masks | None = None,
+    trace: Trace | None = None,
     allow_empty_layers: bool = False,
 ) -> Masks:
     """Removes the weights with the lowest scores, exactly round(sparsity x prunable) of them.
@@ -34,6 +37,9 @@ def from_scores(
       scope: "global" ranks all weights together; "layer" gives every layer the same density;
         "erk" gives Erdos-Renyi-kernel densities, with the layers that they fill left dense.
       masks: earlier masks.
+      trace: of the model, for "erk": it takes the features that several axes of a kernel hold
+        together, as the heads and widths of attention, for one dimension. Without it every axis of
+        a leaf is one, which is right for (inputs, outputs) and the kernels of convolutions.
       allow_empty_layers: whether a layer may lose all its weights.
 
     Returns:
@@ -41,7 +47,11 @@ def from_scores(
 
     Raises:
       ValueError: a sparsity outside [0, 1] or one that `masks` exceeds; an unknown scope; scores
-        that are not finite floats; masks unlike the scores; a layer about to be emptied.
+        that are not finite floats; masks unlike the scores; a layer about to be emptied; for
+        "erk", a leaf that the trace does not have, or whose features it cannot tell apart.
+
+    >>> from_scores({"kernel": jnp.array([[3.0, 1.0], [2.0, 4.0]])}, 0.5)["kernel"].tolist()
+    [[True, False], [False, True]]
 
     Source: ERK from RigL, arXiv 1911.11134.
     """
@@ -51,7 +61,13 @@ def from_scores(
     before = _checked_masks(scores, masks)
     count = round(sparsity * sum(leaf.size for leaf in leaves))
     result = [None] * len(leaves)
-    for group, number in selection.SCOPES[scope]([leaf.shape for leaf in leaves], count):
+    shapes = [leaf.shape for leaf in leaves]
+    if scope == "erk" and trace is not None:
+        shapes = [
+            layouts.dimensions(trace, name, shape)
+            for name, shape in zip(names, shapes, strict=True)
+        ]
+    for group, number in selection.SCOPES[scope](shapes, count):
         _check_number(number, [names[i] for i in group], [before[i] for i in group])
         if not allow_empty_layers and number == sum(leaves[i].size for i in group):
             _refuse_empty([names[i] for i in group if leaves[i].size], sparsity)
@@ -66,25 +82,44 @@ def from_scores(
     return result
 
 
-def n_of_m(scores: Scores, n: int, m: int, *, axis: int = -2, masks: Masks | None = None) -> Masks:
-    """Keeps the n highest scores of every m neighbours along an axis (N:M sparsity).
+def n_of_m(
+    scores: Scores,
+    n: int,
+    m: int,
+    *,
+    trace: Trace | None = None,
+    axis: int | None = None,
+    masks: Masks | None = None,
+) -> Masks:
+    """Keeps the n highest scores of every m neighbours along a kernel's inputs (N:M sparsity).
 
-    Ties break by index, the first goes first. What `masks` has removed stays removed.
+    The neighbours are the inputs of one unit, so that a product with the kernel can skip the same
+    share of each group; of a convolution, the input channels at one place of the window. Inputs on
+    several axes, as those of attention's output layer, are taken row by row. Ties break by index,
+    the first goes first. What `masks` has removed stays removed.
 
     Args:
       scores: floats, ``None`` where a leaf is not prunable.
       n: how many are kept of each group, from 1 to `m`.
-      m: the size of a group; it divides every kernel's `axis`.
-      axis: the axis of a kernel's inputs; -2 for kernels (inputs, outputs) and
-        (height, width, inputs, outputs), as Flax has them.
+      m: the size of a group; it divides the inputs of every kernel.
+      trace: of the model; it knows which axes of each kernel are inputs.
+      axis: the axis of the inputs of every kernel, in place of a trace: -2 in Flax's (inputs,
+        outputs) and (height, width, inputs, outputs), 1 in the (outputs, inputs) and (outputs,
+        inputs, height, width) of Equinox and PyTorch.
       masks: earlier masks.
 
     Returns:
       Booleans, True = kept, a tree like `scores`.
 
     Raises:
-      ValueError: n or m no integers with 1 <= n <= m; a kernel without `axis`, or with one that
-        m does not divide; scores that are not finite floats; masks unlike the scores.
+      ValueError: n or m no integers with 1 <= n <= m; neither or both of `trace` and `axis`; a
+        leaf that is no kernel of the trace, or whose inputs it does not know; a kernel without
+        `axis`, or with inputs that m does not divide; scores that are not finite floats; masks
+        unlike the scores.
+
+    >>> kernel = jnp.array([[4.0], [1.0], [3.0], [2.0]])  # (inputs, outputs)
+    >>> n_of_m({"kernel": kernel}, 2, 4, axis=0)["kernel"].ravel().tolist()
+    [True, False, True, False]
 
     Source: Zhou et al., Learning N:M fine-grained structured sparse networks (arXiv 2102.04010).
     """
@@ -96,23 +131,51 @@ def n_of_m(scores: Scores, n: int, m: int, *, axis: int = -2, masks: Masks | Non
         raise ValueError(f"n of m needs 1 <= n <= m, and n is {n}, m is {m}")
     names, leaves = _checked_scores(scores)
     before = _checked_masks(scores, masks)
-    for name, leaf in zip(names, leaves, strict=True):
+    if (trace is None) == (axis is None):
+        raise ValueError(
+            f"give {'either' if axis is None else 'only one of'} trace= of the model, which knows "
+            "which axes of a kernel are inputs, or axis=: -2 for Flax's (inputs, outputs), 1 for "
+            "the (outputs, inputs) of Equinox and PyTorch"
+        )
+    axes = [_input_axes(trace, axis, *leaf, m) for leaf in zip(names, leaves, strict=True)]
+    kept = [
+        _keep_n_of_m(leaf, mask, n, m, along)
+        for leaf, mask, along in zip(leaves, before, axes, strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(scores), kept)
+
+
+def _input_axes(
+    trace: Trace | None, axis: int | None, name: str, leaf: Array, m: int
+) -> tuple[int, ...]:
+    """The axes along which groups of m lie."""
+    if trace is None:
         if not -leaf.ndim <= axis < leaf.ndim or leaf.shape[axis] % m:
             raise ValueError(
                 f"{name!r} of shape {leaf.shape} has no axis {axis} in whole groups of {m}"
             )
-    kept = [_keep_n_of_m(leaf, mask, n, m, axis) for leaf, mask in zip(leaves, before, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(scores), kept)
+        return (axis,)
+    layer = layouts.layer_of(trace, name, leaf.shape)
+    if layer is None:
+        raise ValueError(f"{name!r} is no kernel of the trace: it has no inputs; leave it out")
+    inputs = layouts.axes(layer).inputs
+    size = math.prod(leaf.shape[place] for place in inputs)
+    if size % m:
+        raise ValueError(
+            f"{name!r} of shape {leaf.shape} has {size} inputs, not whole groups of {m}; leave it "
+            "out of the scores"
+        )
+    return inputs
 
 
-def _keep_n_of_m(scores: Array, mask: Array | None, n: int, m: int, axis: int) -> Array:
+def _keep_n_of_m(scores: Array, mask: Array | None, n: int, m: int, axes: tuple[int, ...]) -> Array:
     key = selection.order_key(jnp.asarray(scores))
     key = key if mask is None else key * mask
-    groups = jnp.moveaxis(key, axis, -1)
-    shape = groups.shape
-    groups = groups.reshape(*shape[:-1], shape[-1] // m, m)
+    last = tuple(range(-len(axes), 0))
+    moved = jnp.moveaxis(key, axes, last)
+    groups = moved.reshape(-1, m)
     rank = jnp.argsort(jnp.argsort(groups, axis=-1, stable=True), axis=-1)
-    kept = jnp.moveaxis((rank >= m - n).reshape(shape), -1, axis)
+    kept = jnp.moveaxis((rank >= m - n).reshape(moved.shape), last, axes)
     return kept if mask is None else kept & mask
 
 
@@ -152,11 +215,25 @@ class Count(NamedTuple):
     removed: int
 
 
-def counts(masks: Masks) -> dict[str, Count]:
-    """The counts of every layer by its kernel's name, in the tree's order."""
+def counts(masks: Masks, trace: Trace | None = None) -> dict[str, Count]:
+    """The counts of every layer by its kernel's name.
+
+    Args:
+      masks: booleans, ``None`` where a leaf is not prunable.
+      trace: of the model, for the order in which it runs the layers; the tree's order without.
+
+    Raises:
+      ValueError: a leaf that the trace does not have, or that has another shape there.
+
+    >>> counts({"kernel": jnp.array([[True, False], [True, True]]), "bias": None})
+    {'kernel': Count(prunable=4, removed=1)}
+    """
+    leaves = trees.named_leaves(masks)
+    if trace is not None:
+        order = layouts.in_order(trace, {name: mask.shape for name, mask in leaves.items()})
+        leaves = {name: leaves[name] for name in order}
     return {
-        name: Count(mask.size, mask.size - int(_count_true(mask)))
-        for name, mask in trees.named_leaves(masks).items()
+        name: Count(mask.size, mask.size - int(_count_true(mask))) for name, mask in leaves.items()
     }
 
 
@@ -180,13 +257,32 @@ def empty_layers(masks: Masks) -> list[str]:
     return [name for name, (size, gone) in counts(masks).items() if size and gone == size]
 
 
-def table(masks: Masks) -> str:
-    """The counts of every layer and of all together, one a line."""
-    rows = [*counts(masks).items(), ("total", Count(prunable(masks), removed(masks)))]
-    width = max(len(name) for name, _ in rows)
+def table(masks: Masks, trace: Trace | None = None) -> str:
+    """The counts of every layer and of all together, for a terminal.
+
+    Args:
+      masks, trace: as in `counts`.
+
+    Returns:
+      A line for each layer, of at most 100 columns; a longer name goes on below.
+
+    Raises:
+      ValueError: as `counts`.
+
+    >>> print(table({"kernel": jnp.array([[True, False], [True, True]])}))
+    layer     prunable     removed  sparsity
+    kernel           4           1    0.2500
+    total            4           1    0.2500
+    """
+    rows = [*counts(masks, trace).items(), ("total", Count(prunable(masks), removed(masks)))]
+    numbers = [
+        f"  {size:>10,}  {gone:>10,}  {gone / max(size, 1):>8.4f}" for _, (size, gone) in rows
+    ]
+    names = [tables.wrap(name, tables.WIDTH - max(map(len, numbers))) for name, _ in rows]
+    width = max(len(line) for name in names for line in name)
     lines = [f"{'layer':<{width}}  {'prunable':>10}  {'removed':>10}  sparsity"]
-    for name, (size, gone) in rows:
-        lines.append(f"{name:<{width}}  {size:>10,}  {gone:>10,}  {gone / max(size, 1):>8.4f}")
+    for (first, *rest), cells in zip(names, numbers, strict=True):
+        lines += [f"{first:<{width}}{cells}", *rest]
     return "\n".join(lines)
 
 

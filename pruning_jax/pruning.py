@@ -12,6 +12,7 @@ from pruning_jax import choices, criteria, curvature, losses, schedules, trees
 from pruning_jax import masks as masks_
 from pruning_jax.curvature import averaging
 from pruning_jax.losses import Loss
+from pruning_jax.tracing import Trace
 from pruning_jax.types import ApplyFn, Array, Batch, Masks, Params, PyTree, Scores
 
 Batches = Batch | Iterable[Batch]
@@ -31,6 +32,7 @@ def prune(
     step_penalty: float = 0.0,
     key: Array | None = None,
     loss: Loss = losses.cross_entropy,
+    trace: Trace | None = None,
     allow_empty_layers: bool = False,
 ) -> Masks:
     """Prunes to a sparsity in stages, without training between them.
@@ -55,6 +57,7 @@ def prune(
         is kept.
       key: a random key; needed by criteria that draw scores, folded with the stage.
       loss: the loss whose gradient and curvature are taken.
+      trace: of the model, for the densities of the scope "erk", as in `masks.from_scores`.
       allow_empty_layers: whether a layer may lose all its weights.
 
     Returns:
@@ -87,7 +90,12 @@ def prune(
         statistics = _statistics(apply_fn, masked, needs, batches, stage, key, loss)
         scores = _score(score, kernels, masked, statistics, step_penalty)
         masks = masks_.from_scores(
-            scores, target, scope=scope, masks=masks, allow_empty_layers=allow_empty_layers
+            scores,
+            target,
+            scope=scope,
+            masks=masks,
+            trace=trace,
+            allow_empty_layers=allow_empty_layers,
         )
         removed = round(target * prunable)
     return masks

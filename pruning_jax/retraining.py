@@ -4,14 +4,16 @@ A regime says which of the two are rewound. The run itself is `training.fit`; ra
 found mask are a rewinding to a step 0 whose weights are drawn anew.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from pruning_jax import choices, masks, training, trees
+from pruning_jax import choices, layouts, masks, training, trees
 from pruning_jax.recipes import Recipe
+from pruning_jax.tracing import Trace
 from pruning_jax.types import Array, Masks, Params
 
 
@@ -157,25 +159,35 @@ def begin(
     return task, training.start(task, history[step], key, examples, kept, step=plan.step)
 
 
-def rescaled(params: Params, kept: Masks, *, output_axis: int = -1) -> Params:
+def rescaled(
+    params: Params, kept: Masks, *, trace: Trace | None = None, output_axis: int | None = None
+) -> Params:
     """The surviving weights of a small network at initialisation, their variance restored.
 
         theta <- m theta sqrt(inputs / kept inputs)  of each kernel
 
     A kernel drawn with variance 2 / n of n inputs then has 2 / (kept inputs) again, where the kept
-    inputs are the mean over the outputs that keep any.
+    inputs are the mean over the outputs that keep any. The inputs of an output are the weights that
+    it sums over, those of a convolution at every place of the window.
 
     Args:
       params: as drawn.
       kept: masks like `params`, drawn at random for a small network.
-      output_axis: of kernels; the last in Flax, the first in Equinox and PyTorch.
+      trace: of the model; it knows the kernels and which of their axes are outputs.
+      output_axis: of every kernel, in place of a trace: -1 in Flax, 0 in Equinox and PyTorch.
+        Leaves of two axes and more count as kernels.
 
     Returns:
-      The parameters, removed weights zero; leaves without a mask, and those of fewer than two
-      axes, are not rescaled.
+      The parameters, removed weights zero; leaves without a mask, and those that are no kernels,
+      are not rescaled.
 
     Raises:
-      ValueError: masks that do not fit, or that leave a layer no weight.
+      ValueError: neither or both of `trace` and `output_axis`; masks that do not fit, or that leave
+        a layer no weight; a kernel whose outputs the trace does not know.
+
+    >>> params, kept = {"kernel": jnp.ones((4, 1))}, {"kernel": jnp.arange(4)[:, None] < 1}
+    >>> rescaled(params, kept, output_axis=-1)["kernel"].ravel().tolist()
+    [2.0, 0.0, 0.0, 0.0]
 
     Source: S0, sections 2.2.1 and 3.
     """
@@ -184,14 +196,43 @@ def rescaled(params: Params, kept: Masks, *, output_axis: int = -1) -> Params:
     if empty:
         raise ValueError(f"{empty[0]!r} keeps no weight, so none can be rescaled; keep some")
 
-    def rescale(mask: Array | None, leaf: Array) -> Array:
-        if mask is None or mask.ndim < 2:
+    if (trace is None) == (output_axis is None):
+        raise ValueError(
+            f"give {'either' if trace is None else 'only one of'} trace= of the model, which knows "
+            "which axes of a kernel are outputs, or output_axis=: -1 in Flax, 0 in Equinox and "
+            "PyTorch"
+        )
+
+    def rescale(path: tuple, mask: Array | None, leaf: Array) -> Array:
+        if mask is None:
             return leaf
-        by_output = jnp.moveaxis(mask, output_axis, 0).reshape(mask.shape[output_axis], -1)
+        outputs = _output_axes(trace, output_axis, trees.path_name(path), mask.shape)
+        if outputs is None:
+            return leaf
+        first = range(len(outputs))
+        by_output = jnp.moveaxis(mask, outputs, first)
+        by_output = by_output.reshape(math.prod(by_output.shape[axis] for axis in first), -1)
         inputs = by_output.sum() / by_output.any(axis=1).sum()
         return leaf * jnp.sqrt(by_output.shape[1] / inputs).astype(leaf.dtype)
 
-    return jax.tree.map(rescale, kept, masks.apply(params, kept), is_leaf=lambda leaf: leaf is None)
+    return jax.tree_util.tree_map_with_path(
+        rescale, kept, masks.apply(params, kept), is_leaf=lambda leaf: leaf is None
+    )
+
+
+def _output_axes(
+    trace: Trace | None, output_axis: int | None, name: str, shape: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """The axes of a kernel that are not summed over; ``None`` for a leaf that is no kernel."""
+    if trace is None:
+        return (output_axis,) if len(shape) > 1 else None
+    layer = layouts.layer_of(trace, name, shape)
+    if layer is None:
+        return None
+    inputs, outputs = layouts.axes(layer)
+    if layer.kind == "conv":
+        return outputs
+    return tuple(axis for axis in range(len(shape)) if axis not in inputs)
 
 
 class Cycle(NamedTuple):

@@ -36,7 +36,8 @@ def erdos_renyi_kernel(shapes: Sequence[tuple[int, ...]], count: int) -> list[Gr
     """Density in proportion to the sum of a kernel's dimensions over their product.
 
     kept_l = min(n_l, round(epsilon sum(shape_l))), with epsilon such that the sum is the number
-    of weights kept; the layers where the minimum is n_l are dense.
+    of weights kept; the layers where the minimum is n_l are dense. A shape has one dimension for
+    the inputs, one for the outputs and those of a window, in any order (`layouts.dimensions`).
 
     Source: Rigging the Lottery (RigL, arXiv 1911.11134), section 3, ERK.
     """

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GROUPS = (
     {"types", "trees", "choices", "processes", "tables"},
     {"losses", "recipes", "meshes", "replicates"},
-    {"tracing", "units", "data", "selection", "masks", "schedules", "blocks", "sweeps"},
+    {"tracing", "units", "data", "selection", "masks", "layouts", "schedules", "blocks", "sweeps"},
     {"curvature", "criteria", "replacement", "models"},
     {"pruning", "training", "evaluation", "penalties"},
     {"retraining", "analysis"},

@@ -213,7 +213,7 @@ def test_erk_leaves_a_saturated_layer_dense():
 @given(values=st.lists(VALUES, min_size=48, max_size=48), n=st.integers(1, 4))
 def test_n_of_m_keeps_the_n_highest_of_every_group(values, n):
     scores = np.asarray(values, np.float32).reshape(2, 8, 3)
-    kept = np.asarray(masks.n_of_m({"a": jnp.asarray(scores)}, n, 4)["a"])
+    kept = np.asarray(masks.n_of_m({"a": jnp.asarray(scores)}, n, 4, axis=-2)["a"])
     for i in range(2):
         for group in range(2):
             for j in range(3):

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import unit_networks
 
-from pruning_jax import criteria, losses, masks, pruning, schedules, trees
+from pruning_jax import criteria, losses, masks, pruning, schedules, tracing, trees
 from pruning_jax.criteria import WEIGHT_CRITERIA
 from pruning_jax.types import Batch
 
@@ -279,3 +280,14 @@ def test_weights_that_are_not_finite_are_named():
     variables["first"]["kernel"] = variables["first"]["kernel"].at[0, 0].set(jnp.nan)
     with pytest.raises(ValueError, match="'first/kernel' are not all finite"):
         pruning.prune(apply_fn, variables, "magnitude", 0.5, kernels=KERNELS)
+
+
+def test_pruning_takes_densities_from_the_trace():
+    attention, variables, inputs = unit_networks.UNIT_NETWORKS["attention"]()
+    trace = tracing.trace(attention, variables, inputs)
+    found = pruning.prune(
+        attention, variables, "magnitude", 0.7, kernels=trace.kernels, scope="erk", trace=trace
+    )
+    scores = jax.tree.map(jnp.abs, trees.select(variables, trace.kernels))
+    expected = masks.from_scores(scores, 0.7, scope="erk", trace=trace)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -234,7 +234,7 @@ def test_survivors_have_the_variance_of_a_small_layer():
     params = {"kernel": kernel, "bias": jnp.ones(96)}
     scores = {"kernel": jax.random.uniform(jax.random.key(1), shape), "bias": None}
     kept = masks.from_scores(scores, 0.75)
-    small = retraining.rescaled(params, kept)
+    small = retraining.rescaled(params, kept, output_axis=-1)
     survivors = np.asarray(small["kernel"])[np.asarray(kept["kernel"])]
     assert survivors.var() == pytest.approx(2 / (9 * 64 * 0.25), rel=0.05)
     assert not np.asarray(small["kernel"])[~np.asarray(kept["kernel"])].any()
@@ -245,7 +245,7 @@ def test_survivors_of_removed_channels_have_the_variance_of_a_narrow_layer():
     kernel = jax.random.normal(jax.random.key(0), (3, 3, 8, 6))
     inputs, outputs = jnp.arange(8) < 2, jnp.arange(6) < 4
     kept = jnp.broadcast_to(inputs[:, None] & outputs, kernel.shape)
-    small = retraining.rescaled({"kernel": kernel}, {"kernel": kept})["kernel"]
+    small = retraining.rescaled({"kernel": kernel}, {"kernel": kept}, output_axis=-1)["kernel"]
     np.testing.assert_allclose(small[:, :, :2, :4], 2 * kernel[:, :, :2, :4], rtol=1e-6)
     flipped = retraining.rescaled({"kernel": kernel.T}, {"kernel": kept.T}, output_axis=0)["kernel"]
     np.testing.assert_allclose(flipped, small.T, rtol=1e-6)
@@ -253,7 +253,9 @@ def test_survivors_of_removed_channels_have_the_variance_of_a_narrow_layer():
 
 def test_a_layer_without_survivors_cannot_be_rescaled():
     with pytest.raises(ValueError, match="'kernel' keeps no weight"):
-        retraining.rescaled({"kernel": jnp.ones((2, 2))}, {"kernel": jnp.zeros((2, 2), bool)})
+        retraining.rescaled(
+            {"kernel": jnp.ones((2, 2))}, {"kernel": jnp.zeros((2, 2), bool)}, output_axis=-1
+        )
 
 
 def test_cycles_prune_a_share_of_what_remains_and_train_the_survivors():

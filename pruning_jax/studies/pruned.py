@@ -127,6 +127,7 @@ def masks_of(
         scope=unit["scope"],
         step_penalty=unit["step_penalty"],
         key=workload.keys(unit["seed"]).pruning,
+        trace=workload.trace,
         allow_empty_layers=True,
     )
 

@@ -97,7 +97,7 @@ def scratch(
             seed, variables = group.seeds[place], initial(group, place)
             kept = draw(variables, key_of(workload, seed))
             if number == 0:
-                own = retraining.rescaled(variables["params"], kept["params"])
+                own = retraining.rescaled(variables["params"], kept["params"], trace=workload.trace)
                 return _start(workload, task, seed, variables | {"params": own}, kept)
             key = key_of(workload, seed, number)
             return training.start(task, before[place], key, workload.examples, kept["params"])
