@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from pruning_jax import choices, layouts, selection, tables, trees
 from pruning_jax.tracing import Trace
@@ -206,6 +207,92 @@ def apply(params: Params, masks: Masks | None) -> Params:
         return jnp.where(mask, leaf, jnp.zeros((), leaf.dtype))
 
     return jax.tree_util.tree_map_with_path(keep, masks, params, is_leaf=lambda leaf: leaf is None)
+
+
+class HoldState(NamedTuple):
+    """Leaf -> its mask, for `hold`."""
+
+    masks: dict[str, Array]
+
+
+def hold(masks: Masks | None) -> optax.GradientTransformation:
+    """Holds removed weights at zero in any training loop; the last of an `optax.chain`.
+
+        update <- -theta where removed, as it was where kept;   theta + update = 0 where removed
+
+    Whatever momentum, weight decay or normalisation come before, removed weights are exactly zero
+    after `optax.apply_updates`: from the first update on even if they were not zero before, as
+    long as they were finite. Kept weights and leaves without a mask are updated as without it. The
+    gradient that the optimiser sees has the removed weights' entries: one that mixes weights, as
+    clipping by the global norm, needs ``masks.apply(gradient, masks)`` first, to train as a
+    network without those weights would.
+
+    The masks are part of the optimiser's state, by leaf, so that a jitted step takes them as an
+    argument; `init` copies them, so that the state can be donated.
+
+    Args:
+      masks: booleans, True = kept, at leaves of the parameters; ``None`` at the others, or for all
+        of them. Of the variables of a Linen model, that is ``masks["params"]``.
+
+    Returns:
+      A transformation whose `update` needs the parameters. It raises `ValueError` without them,
+      and for a mask at no leaf of theirs, of another shape than its leaf or not of booleans.
+
+    >>> tx = optax.chain(optax.adamw(1e-3), hold({"kernel": jnp.array([True, False])}))
+    >>> params = {"kernel": jnp.array([1.0, 2.0])}
+    >>> updates, state = tx.update(params, tx.init(params), params)
+    >>> optax.apply_updates(params, updates)["kernel"][1].item()
+    0.0
+
+    Source: after `optax.keep_params_nonnegative`.
+    """
+    named = {_plain_name(name): mask for name, mask in trees.named_leaves(masks).items()}
+    for name, mask in named.items():
+        if not hasattr(mask, "dtype") or mask.dtype != bool:
+            raise ValueError(f"the mask of {name!r} is no array of booleans: {mask!r}")
+
+    def init(params: Params) -> HoldState:
+        return HoldState({name: jnp.array(mask) for name, mask in named.items()})
+
+    def update(
+        updates: Params, state: HoldState, params: Params | None = None
+    ) -> tuple[Params, HoldState]:
+        if params is None:
+            raise ValueError(
+                "masks.hold needs the parameters: tx.update(gradient, opt_state, params)"
+            )
+        weights = {_plain_name(n): leaf for n, leaf in trees.named_leaves(params).items()}
+        _check_held(state.masks, weights)
+
+        def held(path: tuple, step: Array) -> Array:
+            name = _plain_name(trees.path_name(path))
+            mask = state.masks.get(name)
+            return step if mask is None else jnp.where(mask, step, -weights[name])
+
+        return jax.tree_util.tree_map_with_path(held, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _plain_name(name: str) -> str:
+    """A leaf's name without the ``value`` that NNX puts after it in some of its trees."""
+    return name.removesuffix("/value")
+
+
+def _check_held(masks: dict[str, Array], weights: dict[str, Array]) -> None:
+    for name, mask in masks.items():
+        if name not in weights:
+            inside = name.removeprefix(f"{layouts.PARAMS}/")
+            hint = '; give masks["params"]' if inside != name and inside in weights else ""
+            raise ValueError(
+                f"there is a mask of {name!r}, and the parameters have no such leaf, but "
+                f"{', '.join(weights)}{hint}"
+            )
+        if mask.shape != jnp.shape(weights[name]):
+            raise ValueError(
+                f"the mask of {name!r} has shape {mask.shape}, and the leaf has "
+                f"{jnp.shape(weights[name])}"
+            )
 
 
 class Count(NamedTuple):
