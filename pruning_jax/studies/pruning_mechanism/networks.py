@@ -21,8 +21,6 @@ from pruning_jax.studies.pruned import Pruned, counted
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Array, Masks, Params
 
-CONVOLUTION_AXES = 4
-
 
 class Group(NamedTuple):
     """Replicates that run together.
@@ -53,8 +51,7 @@ def kernels(workload: Workload, variables: Params) -> Params:
     """The prunable weights: of convolutions alone, or all; ``None`` for every other leaf."""
     names = workload.kernels
     if workload.settings["prunable"] == "convolutions":
-        leaves = trees.named_leaves(variables)
-        names = [name for name in names if leaves[name].ndim == CONVOLUTION_AXES]
+        names = [layer.kernel for layer in workload.trace.layers if layer.kind == "conv"]
     return trees.select(variables, names)
 
 
