@@ -1,4 +1,7 @@
-"""The network whose removed units are clamped to their means, run equation by equation."""
+"""The network whose removed units are clamped to their means, and where other constants are added.
+
+Run equation by equation, on the unpruned model.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +11,7 @@ from pruning_jax import tracing
 
 def clamped(graph, variables, inputs, means, unit_masks):
     """The logits of the unpruned model with the removed units overwritten where they are read."""
-    model, fixed = graph.trace.model, {}
-    for name, kept in unit_masks.items():
-        for reading in graph[name].readings:
-            fixed.setdefault(reading.value, []).append((reading, kept))
+    model, fixed = graph.trace.model, _fixed(graph, unit_masks)
 
     def edit(value, array):
         for reading, kept in fixed.get(value, ()):
@@ -23,6 +23,58 @@ def clamped(graph, variables, inputs, means, unit_masks):
         return tracing.evaluate(model, known, model.outputs, edit)[model.logits]
 
     return tracing.over_examples(one, inputs)[:, 0]
+
+
+def read_means(graph, variables, inputs):
+    """The mean over examples and positions of every array that is read along one axis."""
+    axes = {}
+    for reading in (reading for space in graph.prunable for reading in space.readings):
+        axes.setdefault(reading.value, set()).add(reading.axis)
+    arrays = values(graph, variables, inputs, axes)
+    return {
+        value: jnp.moveaxis(arrays[value], 1 + axis, -1).mean(range(arrays[value].ndim - 1))
+        for value, (axis, *others) in axes.items()
+        if not others
+    }
+
+
+def values(graph, variables, inputs, wanted):
+    """Values of the model, each (examples, ...)."""
+    model = graph.trace.model
+
+    def one(inputs):
+        return tracing.evaluate(model, model.known(variables, inputs), wanted)
+
+    return tracing.over_examples(one, inputs)
+
+
+def with_added(graph, variables, inputs, added, unit_masks):
+    """The logits of a network without units that has constants added to some values.
+
+    The units stay at zero, whatever is added to what makes them.
+    """
+    model, fixed = graph.trace.model, _fixed(graph, unit_masks)
+
+    def edit(value, array):
+        array = array + added[value] if value in added else array
+        for reading, kept in fixed.get(value, ()):
+            array = _overwritten(array, reading, kept, jnp.zeros(len(reading.units)))
+        return array
+
+    def one(inputs):
+        known = model.known(variables, inputs)
+        return tracing.evaluate(model, known, model.outputs, edit)[model.logits]
+
+    return tracing.over_examples(one, inputs)[:, 0]
+
+
+def _fixed(graph, unit_masks):
+    """Value -> where removed units are read in it, and which are kept."""
+    fixed = {}
+    for name, kept in unit_masks.items():
+        for reading in graph[name].readings:
+            fixed.setdefault(reading.value, []).append((reading, kept))
+    return fixed
 
 
 def _overwritten(array, reading, kept, mean):

@@ -1,4 +1,8 @@
-"""Small networks without padding, from four libraries, as (apply_fn, variables, inputs)."""
+"""Small networks from four libraries, as (apply_fn, variables, inputs).
+
+Those of `NETWORKS` have no padding and those of `PADDED` do; some layers of those of `BIAS_FREE`
+have no bias.
+"""
 
 import functools
 
@@ -113,13 +117,63 @@ def gated(x):
     return nn.Dense(CLASSES)(nn.tanh(nn.Dense(5)(pooled * gate)))
 
 
-def small_conv(batch_norm):
+def small_conv(batch_norm, padding="VALID"):
     def make():
-        module = models.SmallConv(CLASSES, widths=(4, 5, 6, 7, 5), batch_norm=batch_norm)
+        widths = 4, 5, 6, 7, 5
+        module = models.SmallConv(CLASSES, widths=widths, batch_norm=batch_norm, padding=padding)
         inputs = draw(2, 4, 28, 28, 1)
         return module.apply, drawn(jax.eval_shape(module.init, jax.random.key(0), inputs)), inputs
 
     return make
+
+
+def padded(x):
+    for width, stride in ((5, 1), (6, 2), (4, 1)):
+        x = nn.softplus(nn.Conv(width, (3, 3), strides=stride)(x))
+    return nn.Dense(CLASSES)(flat(x))
+
+
+def padded_norm(x):
+    for width in (5, 6, 4):
+        x = nn.relu(Norm()(nn.Conv(width, (3, 3), use_bias=False)(x)))
+        x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
+    return nn.Dense(CLASSES)(x.mean((1, 2)))
+
+
+def padded_residual(x):
+    x = nn.relu(nn.Conv(5, (3, 3))(x))
+    for width in (7, 4):
+        h = nn.tanh(Norm()(nn.Conv(width, (3, 3), use_bias=False)(x)))
+        x = nn.relu(x + Norm()(nn.Conv(5, (3, 3), use_bias=False)(h)))
+    return nn.Dense(CLASSES)(x.mean((1, 2)))
+
+
+def padded_concatenation(x):
+    x = nn.relu(nn.Conv(4, (3, 3))(x))
+    pool = nn.avg_pool(x, (3, 3), (1, 1), padding="SAME")
+    x = jnp.concatenate([nn.tanh(nn.Conv(5, (3, 3))(x)), pool], -1)
+    return nn.Dense(CLASSES)(nn.relu(nn.Conv(5, (3, 3), (2, 2))(x)).mean((1, 2)))
+
+
+def rms_norm(x):
+    """A branch of two layers, the second without a bias, after a norm without one."""
+    x = nn.Dense(6)(x)
+    for _ in range(2):
+        h = nn.gelu(nn.Dense(8)(nn.RMSNorm()(x)))
+        x = x + nn.Dense(6, use_bias=False)(h)
+    return nn.Dense(CLASSES)(nn.relu(nn.Dense(7)(x)))
+
+
+def swiglu():
+    """Gated units that enter a layer without a bias, and a layer with one behind it."""
+    variables = {"gate": draw(0, 6, 8), "up": draw(1, 6, 8), "down": draw(2, 8, 5)}
+    variables |= {"out": draw(3, 5, CLASSES), "out_bias": draw(4, CLASSES)}
+
+    def apply_fn(v, x):
+        h = (jax.nn.silu(x @ v["gate"]) * (x @ v["up"])) @ v["down"]
+        return jnp.tanh(h) @ v["out"] + v["out_bias"]
+
+    return apply_fn, variables, draw(5, 6, 6)
 
 
 class NNXNet(nnx.Module):
@@ -238,3 +292,14 @@ NETWORKS = {
     "equinox": equinox,
     "channels_first": channels_first,
 }
+
+PADDED = {
+    "padded": lambda: linen(padded, 7, 7, 2),
+    "padded_norm": lambda: linen(padded_norm, 9, 9, 2),
+    "padded_residual": lambda: linen(padded_residual, 6, 6, 2),
+    "padded_concatenation": lambda: linen(padded_concatenation, 6, 6, 2),
+    "padded_small_conv": small_conv(batch_norm=False, padding="SAME"),
+    "padded_small_conv_norm": small_conv(batch_norm=True, padding="SAME"),
+}
+
+BIAS_FREE = {"rms_norm": lambda: linen(rms_norm, 4), "swiglu": swiglu}

@@ -142,7 +142,9 @@ def test_penalties_are_those_of_networks_pruned_by_hand(finished, layers, fracti
         masks = grid.masks_of(workload, graph, scored.scores[criterion], layers, fraction)
         variants = {
             "zero": units.apply_masks(graph, variables, masks),
-            "mean": replacement.fold_means(graph, variables, scored.statistics.means, masks),
+            "mean": replacement.fold_means(
+                graph, variables, scored.statistics.means, masks
+            ).variables,
         }
         for kind, pruned in variants.items():
             after = loss(pruned)

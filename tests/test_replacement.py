@@ -1,8 +1,10 @@
 """Mean replacement against the network with clamped units, run by hand or equation by equation."""
 
 import functools
+import re
 
 import clamping
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,53 +15,87 @@ from networks import CLASSES, draw, drawn
 from scipy import optimize
 
 from pruning_jax import models, replacement, tracing, units
-from pruning_jax.replacement import paths
-from pruning_jax.types import Batch
-
-
-def batch(inputs):
-    return Batch(inputs, jnp.arange(len(inputs)) % CLASSES)
 
 
 def with_means(apply_fn, variables, inputs):
     graph = units.graph(tracing.trace(apply_fn, variables, inputs))
-    return graph, replacement.unit_means(apply_fn, graph, variables, batch(inputs))
+    return graph, clamping.read_means(graph, variables, inputs)
+
+
+@functools.cache
+def network(name):
+    """(apply_fn, variables, inputs, graph, means) of a network."""
+    networks = replacement_networks.NETWORKS | replacement_networks.PADDED
+    apply_fn, variables, inputs = (networks | replacement_networks.BIAS_FREE)[name]()
+    return (apply_fn, variables, inputs, *with_means(apply_fn, variables, inputs))
+
+
+def several_masks(graph):
+    """Of all spaces, with two seeds, and of each alone."""
+    masks = [clamping.some_removed(graph, seed) for seed in range(2)]
+    return masks + [clamping.some_removed(graph, only=[space.name]) for space in graph.prunable]
 
 
 @pytest.mark.parametrize("name", replacement_networks.NETWORKS)
 def test_folded_network_is_the_clamped_network(name):
-    apply_fn, variables, inputs = replacement_networks.NETWORKS[name]()
-    graph, means = with_means(apply_fn, variables, inputs)
+    apply_fn, variables, inputs, graph, means = network(name)
     assert len(graph.prunable) > 1
 
     @jax.jit
-    def logits(variables, inputs, means, masks):
-        clamped = clamping.clamped(apply_fn, graph, variables, inputs, means, masks)
+    def measured(variables, inputs, means, masks):
+        clamped = clamping.clamped(graph, variables, inputs, means, masks)
         folded = replacement.fold_means(graph, variables, means, masks)
         removed = units.apply_masks(graph, variables, masks)
-        return clamped, apply_fn(folded, inputs), apply_fn(removed, inputs)
+        return clamped, apply_fn(removed, inputs), apply_fn(folded.variables, inputs), folded
 
-    choices = [clamping.some_removed(graph, seed) for seed in range(2)]
-    choices += [clamping.some_removed(graph, only=[space.name]) for space in graph.prunable]
     differences = []
-    for masks in choices:
-        clamped, folded, removed = logits(variables, inputs[::-1] + 0.1, means, masks)
-        assert_close(folded, clamped, NETWORK)
+    for masks in several_masks(graph):
+        clamped, removed, logits, folded = measured(variables, inputs[::-1] + 0.1, means, masks)
+        assert_close(logits, clamped, NETWORK)
+        assert folded.left_out == {} and max(folded.distances.values()) < 1e-5
         differences.append(jnp.max(jnp.abs(removed - clamped)) / jnp.max(jnp.abs(clamped)))
     assert min(differences[:2]) > 1e-3
 
 
-def test_a_model_with_state_of_its_own_has_no_means():
-    apply_fn, variables, inputs = replacement_networks.NETWORKS["dense"]()
-    calls = []
+EVERY = [
+    *replacement_networks.NETWORKS,
+    *replacement_networks.PADDED,
+    *replacement_networks.BIAS_FREE,
+]
 
-    def counting(variables, inputs):
-        calls.append(1)
-        return apply_fn(variables, inputs) * len(calls)
 
-    graph = units.graph(tracing.trace(counting, variables, inputs))
-    with pytest.raises(ValueError, match="Python-side state"):
-        replacement.unit_means(counting, graph, variables, batch(inputs))
+@pytest.mark.parametrize("name", EVERY)
+def test_the_network_with_its_responses_added_is_the_clamped_network(name):
+    _, variables, inputs, graph, means = network(name)
+
+    @jax.jit
+    def both(variables, inputs, means, masks):
+        clamped = clamping.clamped(graph, variables, inputs, means, masks)
+        added = replacement.responses(graph, variables, means, masks)
+        removed = units.remove(graph, variables, masks)
+        return clamped, clamping.with_added(graph, removed, inputs, added, masks)
+
+    for masks in several_masks(graph):
+        clamped, added = both(variables, inputs[::-1] + 0.1, means, masks)
+        assert_close(added, clamped, NETWORK)
+
+
+@pytest.mark.parametrize("name", replacement_networks.PADDED)
+def test_padding_puts_the_folded_network_at_a_distance(name):
+    apply_fn, variables, inputs, graph, means = network(name)
+    masks = clamping.some_removed(graph)
+    folded = replacement.fold_means(graph, variables, means, masks)
+    convolutions = [layer.name for layer in graph.trace.layers[1:] if layer.kind == "conv"]
+    assert convolutions and all(0.01 < folded.distances[name] < 2 for name in convolutions)
+    dense = [layer.name for layer in graph.trace.layers if layer.kind == "dense"]
+    assert all(folded.distances.get(name, 0) < 1e-5 for name in dense)
+    logits = [
+        apply_fn(folded.variables, inputs),
+        clamping.clamped(graph, variables, inputs, means, masks),
+        apply_fn(units.remove(graph, variables, masks), inputs),
+    ]
+    assert jnp.abs(logits[0] - logits[1]).max() > 1e-4 * jnp.abs(logits[1]).max()
+    assert jnp.linalg.norm(logits[0] - logits[1]) < jnp.linalg.norm(logits[2] - logits[1])
 
 
 def hand_written(variables, x, clamp=lambda name, h: h):
@@ -92,7 +128,7 @@ def test_folded_network_is_the_clamped_network_written_by_hand():
     for name, mean in means.items():
         (reading,) = graph[name].readings
         assert_close(found[reading.value], mean, ROUNDING)
-    folded = replacement.fold_means(graph, variables, found, masks)
+    folded = replacement.fold_means(graph, variables, found, masks).variables
     expected = hand_written(variables, inputs + 0.5, clamp_removed)
     assert_close(hand_written(folded, inputs + 0.5), expected, ROUNDING)
     for name, gone in removed.items():
@@ -132,9 +168,20 @@ def test_with_padding_the_shift_is_the_spatial_mean_of_the_response(stride):
     image = jnp.broadcast_to(jnp.where(kept, 0, mean), (1, 7, 7, 5)).transpose(0, 3, 1, 2)
     kernel = variables["b"].transpose(3, 2, 0, 1)
     response = jax.lax.conv(image, kernel, (stride,) * 2, "SAME")
+    average = response.mean((0, 2, 3))
     assert shifts.keys() == {"b_bias"}
-    terms = jax.lax.conv(abs(image), abs(kernel), (stride,) * 2, "SAME")
-    assert_close(shifts["b_bias"], response.mean((0, 2, 3)), ROUNDING, scale=largest(terms))
+    terms = largest(jax.lax.conv(abs(image), abs(kernel), (stride,) * 2, "SAME"))
+    assert_close(shifts["b_bias"], average, ROUNDING, scale=terms)
+    (added,) = replacement.responses(graph, variables, means, {"a": kept}).values()
+    scale = float(jnp.abs(response).max())
+    assert_close(added, response.transpose(0, 2, 3, 1), ROUNDING, scale=terms)
+    folded = replacement.fold_means(graph, variables, means, {"a": kept})
+    assert_close(
+        folded.variables["b_bias"], variables["b_bias"] + average, ROUNDING, scale=terms
+    )
+    distance = jnp.abs(response - average[:, None, None]).max() / scale
+    assert distance > 0.05 and folded.distances.keys() == {"b"}
+    np.testing.assert_allclose(folded.distances["b"], distance, rtol=1e-4)
 
 
 def test_a_bias_for_every_position_takes_up_padding_exactly():
@@ -149,9 +196,9 @@ def test_a_bias_for_every_position_takes_up_padding_exactly():
     inputs = draw(5, 3, 6, 6, 2)
     graph, means = with_means(apply_fn, variables, inputs)
     masks = clamping.some_removed(graph)
-    folded = replacement.fold_means(graph, variables, means, masks)
-    expected = clamping.clamped(apply_fn, graph, variables, inputs, means, masks)
-    assert_close(apply_fn(folded, inputs), expected, ROUNDING)
+    folded = replacement.fold_means(graph, variables, means, masks).variables
+    expected = clamping.clamped(graph, variables, inputs, means, masks)
+    assert_close(apply_fn(folded, inputs), expected, NETWORK)
 
 
 def test_the_mean_is_the_best_constant_for_a_linear_regression():
@@ -167,8 +214,7 @@ def test_the_mean_is_the_best_constant_for_a_linear_regression():
 
     inputs = jnp.asarray(features, jnp.float32)
     graph = units.graph(tracing.trace(apply_fn, variables, inputs))
-    labelled = Batch(inputs, jnp.asarray(targets[:, None], jnp.float32))
-    means = replacement.unit_means(apply_fn, graph, variables, labelled)
+    means = clamping.read_means(graph, variables, inputs)
     for unit in range(5):
 
         def loss(constant, unit=unit):
@@ -179,20 +225,10 @@ def test_the_mean_is_the_best_constant_for_a_linear_regression():
         best = optimize.minimize_scalar(loss)
         (mean,) = (means[reading.value] for reading in graph["a"].readings)
         np.testing.assert_allclose(mean[unit], best.x, rtol=1e-5)
-        folded = replacement.fold_means(graph, variables, means, {"a": np.arange(5) != unit})
+        masks = {"a": np.arange(5) != unit}
+        folded = replacement.fold_means(graph, variables, means, masks).variables
         found = np.mean((np.asarray(apply_fn(folded, inputs))[:, 0] - targets) ** 2)
         np.testing.assert_allclose(found, best.fun, rtol=1e-5)
-
-
-@pytest.mark.parametrize("sizes", [[6], [1, 5], [2, 3, 1]])
-def test_means_do_not_depend_on_the_split(sizes):
-    apply_fn, variables, inputs = replacement_networks.NETWORKS["running_mean"]()
-    graph, means = with_means(apply_fn, variables, inputs)
-    parts = jnp.split(inputs, np.cumsum(sizes)[:-1])
-    split = replacement.unit_means(apply_fn, graph, variables, (batch(part) for part in parts))
-    assert split.keys() == {r.value for space in graph.prunable for r in space.readings}
-    for value, mean in means.items():
-        assert_close(split[value], mean, ROUNDING)
 
 
 def test_outside_jit_and_inside_give_the_same():
@@ -249,15 +285,34 @@ def shared_bias():
     return apply_fn, variables, draw(5, 6, 4)
 
 
+def scaled_by_data():
+    """Pooled units, times a number of each example's, that enter a layer."""
+    variables = {"a": draw(0, 3, 3, 2, 5), "b": draw(1, 5, CLASSES), "b_bias": draw(2, CLASSES)}
+
+    def apply_fn(v, x):
+        spec = ("NHWC", "HWIO", "NHWC")
+        h = jax.lax.conv_general_dilated(x, v["a"], (1, 1), "VALID", dimension_numbers=spec)
+        h = nn.max_pool(jax.nn.relu(h), (2, 2), (2, 2)) * x.mean((1, 2, 3), keepdims=True)
+        return h.mean((1, 2)) @ v["b"] + v["b_bias"]
+
+    return apply_fn, variables, draw(3, 4, 8, 8, 2)
+
+
 REFUSED = {
-    "no bias before a sum": (no_bias, "b", "nothing to fold means into behind 'c'"),
-    "a bias of two layers": (shared_bias, "a", "folded into 'a_bias'.* it is used elsewhere too"),
+    "other data on the way": (scaled_by_data, "a", "b", "'a' .* mul combines them with other data"),
+    "no bias before a sum": (no_bias, "b", "c", "nothing to fold means into behind 'c'"),
+    "a bias of two layers": (
+        shared_bias,
+        "a",
+        "b",
+        "folded into 'a_bias'.* it is used elsewhere too",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_means_that_cannot_be_folded_are_refused(case):
-    make, space, message = REFUSED[case]
+    make, space, _, message = REFUSED[case]
     apply_fn, variables, inputs = make()
     graph, means = with_means(apply_fn, variables, inputs)
     masks = {space: np.arange(graph[space].size) > 0}
@@ -267,34 +322,67 @@ def test_means_that_cannot_be_folded_are_refused(case):
         jax.jit(lambda m: replacement.fold_means(graph, variables, means, m))(masks)
 
 
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_folded_is_skipped_by_name(case):
+    make, space, layer, message = REFUSED[case]
+    apply_fn, variables, inputs = make()
+    graph, means = with_means(apply_fn, variables, inputs)
+    masks = {space: np.arange(graph[space].size) > 0}
+    folded = replacement.fold_means(graph, variables, means, masks, missing="skip")
+    under_jit = jax.jit(
+        lambda masks: replacement.fold_means(graph, variables, means, masks, missing="skip")
+    )(masks)
+    for each in (folded, under_jit):
+        assert each.left_out.keys() == {layer} and layer not in each.distances
+        assert re.search(message, each.left_out[layer])
+        removed = units.remove(graph, variables, masks)
+        np.testing.assert_array_equal(each.variables["b"], removed["b"])
+
+
+@pytest.mark.parametrize(
+    "name, folds, left",
+    [
+        ("rms_norm", "params/Dense_5", ["params/Dense_2", "params/Dense_4"]),
+        ("swiglu", "out", ["down"]),
+    ],
+)
+def test_layers_with_a_bias_are_folded_beside_those_without(name, folds, left):
+    _, variables, inputs, graph, means = network(name)
+    masks = clamping.some_removed(graph)
+    with pytest.raises(ValueError, match=f"nothing to fold means into behind '{left[0]}'"):
+        replacement.fold_means(graph, variables, means, masks)
+    folded = replacement.fold_means(graph, variables, means, masks, missing="skip")
+    assert list(folded.left_out) == left
+    assert all(f"behind {layer!r}: no bias" in folded.left_out[layer] for layer in left)
+    assert folds not in folded.left_out and max(folded.distances.values()) < 1e-5
+    # What is left out is what is between the folded network and the clamped one.
+    added = replacement.responses(graph, variables, means, masks)
+    products = {
+        use.equation for layer in graph.trace.layers if layer.name in left for use in layer.uses
+    }
+    outputs = {graph.trace.model.equations[number].outputs[0] for number in products}
+    assert outputs < added.keys()
+    added = {value: added[value] for value in outputs}
+    completed = clamping.with_added(graph, folded.variables, inputs, added, masks)
+    assert_close(completed, clamping.clamped(graph, variables, inputs, means, masks), NETWORK)
+
+
+def test_an_unknown_word_for_what_is_missing_is_refused():
+    _, variables, _, graph, means = network("dense")
+    masks = clamping.some_removed(graph)
+    with pytest.raises(ValueError, match="'skp' .did you mean 'skip'.*; valid: refuse, skip"):
+        replacement.fold_means(graph, variables, means, masks, missing="skp")
+
+
 def test_units_along_two_axes_of_one_array_are_refused_and_others_are_not():
     apply_fn, variables, inputs = replacement_networks.multi_axis_dense()
     graph, means = with_means(apply_fn, variables, inputs)
     masks = clamping.some_removed(graph, only=["0"])
-    folded = replacement.fold_means(graph, variables, means, masks)
-    expected = clamping.clamped(apply_fn, graph, variables, inputs, means, {"0": masks["0"]})
-    assert_close(apply_fn(folded, inputs), expected, ROUNDING)
+    folded = replacement.fold_means(graph, variables, means, masks).variables
+    expected = clamping.clamped(graph, variables, inputs, means, {"0": masks["0"]})
+    assert_close(apply_fn(folded, inputs), expected, NETWORK)
     with pytest.raises(ValueError, match="'2' share the array .* along another axis"):
         replacement.fold_means(graph, variables, means, {"2": np.array([True, False])})
-
-
-def test_other_data_on_the_way_is_refused():
-    def apply_fn(v, x):
-        return (jnp.tanh(x @ v["a"]) * x[:, :1]) @ v["b"]
-
-    variables = {"a": draw(0, 4, 5), "b": draw(1, 5, CLASSES)}
-    model = (trace := tracing.trace(apply_fn, variables, draw(2, 3, 4))).model
-    names = [equation.name for equation in model.equations]
-    (read,) = model.equations[names.index("tanh")].outputs
-    product = model.equations[names.index("mul")].outputs[0]
-    given = frozenset([read])
-    with pytest.raises(ValueError, match="mul combines them with other data"):
-        paths.between(paths.wiring(trace), product, given, given)
-
-
-def dense():
-    apply_fn, variables, inputs = replacement_networks.NETWORKS["dense"]()
-    return (apply_fn, variables, inputs, *with_means(apply_fn, variables, inputs))
 
 
 def changed(change):
@@ -305,6 +393,7 @@ BAD_MEANS = {
     "not finite": (changed(lambda m: m.at[0].set(jnp.nan)), "'params/Dense_2'.* not all finite"),
     "infinite": (changed(lambda m: m.at[0].set(jnp.inf)), "'params/Dense_2'.* not all finite"),
     "another shape": (changed(lambda m: m[1:]), r"'params/Dense_2'.* have shape \(6,\).* 7"),
+    "of another model": (lambda means: network("transformer")[4], "of no units of this graph"),
     "missing": (lambda means: {}, "'params/Dense_2'.* are missing"),
 }
 
@@ -312,7 +401,7 @@ BAD_MEANS = {
 @pytest.mark.parametrize("case", BAD_MEANS)
 def test_bad_means_are_refused(case):
     change, message = BAD_MEANS[case]
-    _, variables, _, graph, means = dense()
+    _, variables, _, graph, means = network("dense")
     with pytest.raises(ValueError, match=message):
         replacement.fold_means(graph, variables, change(means), clamping.some_removed(graph))
 
@@ -326,36 +415,23 @@ def test_bad_means_are_refused(case):
         ),
         ({"params/Dense_2": np.arange(7)}, r"'params/Dense_2' must be booleans of shape \(7,\)"),
         ({"params/Dense_0": np.arange(4) > 0}, "'params/Dense_0' is not prunable"),
+        ({"params/Conv_0": np.arange(5) > 0}, "unknown unit space 'params/Conv_0'"),
         ({"params/Dense_9": np.arange(4) > 0}, "unknown unit space 'params/Dense_9'"),
     ],
 )
 def test_bad_unit_masks_are_refused(masks, message):
-    _, variables, _, graph, means = dense()
+    _, variables, _, graph, means = network("dense")
     with pytest.raises(ValueError, match=message):
         replacement.fold_means(graph, variables, means, masks)
 
 
 def test_variables_of_another_shape_are_refused():
-    _, variables, _, graph, means = dense()
+    _, variables, _, graph, means = network("dense")
     masks = clamping.some_removed(graph, only=["params/Dense_2"])
+    variables = jax.tree.map(lambda leaf: leaf, variables)
     variables["params"]["Dense_1"]["bias"] = jnp.zeros(3)
-    with pytest.raises(ValueError, match=r"'params/Dense_1/bias' has shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"have \(3,\) at 'params/Dense_1/bias', .* \(5,\)"):
         replacement.fold_means(graph, variables, means, masks)
     del variables["params"]["Dense_1"]["bias"]
     with pytest.raises(ValueError, match="'params/Dense_1/bias'"):
         replacement.fold_means(graph, variables, means, masks)
-
-
-def test_means_of_another_model_or_of_bad_examples_are_refused():
-    apply_fn, variables, inputs, graph, _ = dense()
-
-    def other(v, x):
-        return apply_fn(v, jnp.tanh(x))
-
-    with pytest.raises(ValueError, match="they differ in equation 0"):
-        replacement.unit_means(other, graph, variables, batch(inputs))
-    with pytest.raises(ValueError, match="not all finite"):
-        bad = inputs.at[0].set(jnp.nan)
-        replacement.unit_means(apply_fn, graph, variables, batch(bad))
-    with pytest.raises(ValueError, match="empty"):
-        replacement.unit_means(apply_fn, graph, variables, [])

@@ -103,7 +103,7 @@ def _start(workload: Workload, network: Probed, unit: Row) -> training.Progress:
     unit_masks = grid.masks_of(workload, graph, scores, unit["layers"], unit["fraction"])
     if unit["replacement"] == "mean":
         means = scored.statistics.means
-        variables = replacement.fold_means(graph, dense.variables, means, unit_masks)
+        variables = replacement.fold_means(graph, dense.variables, means, unit_masks).variables
     else:
         variables = units.apply_masks(graph, dense.variables, unit_masks)
     kept = units.parameter_masks(graph, dense.variables, unit_masks)["params"]

@@ -1,0 +1,256 @@
+"""What the means of removed units add to the outputs of the layers that the units enter."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pruning_jax import tracing, units
+from pruning_jax.tracing import Equation, Equations
+from pruning_jax.types import Array, Params
+from pruning_jax.units import Consumer, Reading, UnitGraph, UnitMasks, UnitSpace
+from pruning_jax.units import masks as unit_masking
+
+UnitMeans = Mapping[int, Array]
+"""Value of a reading -> means, shape (size of its axis of units,)."""
+
+ADDING = frozenset(["add", "add_any", "sub"])
+MERGING = ADDING | {"concatenate"}
+"""Primitives that keep a constant apart from the other data that they put beside it."""
+
+
+class Unfoldable(ValueError):
+    """The means of units that enter a layer are no constant there, or nothing takes it up."""
+
+
+class Entering(NamedTuple):
+    """Units that enter a layer: the space, how they enter, and which of them stay."""
+
+    space: UnitSpace
+    consumer: Consumer
+    kept: Array
+
+    @property
+    def readings(self) -> list[Reading]:
+        """Where the units are read on their way into the layer."""
+        return [r for r in self.space.readings if r.value in self.consumer.readings]
+
+
+class Removal(NamedTuple):
+    """Units to remove from a network.
+
+    Attributes:
+      graph: of the model.
+      means: of its units.
+      entering: number of a layer's equation -> the removed units that enter it.
+      whole, without: value -> array, of the variables with and without the units.
+    """
+
+    graph: UnitGraph
+    means: UnitMeans
+    entering: dict[int, list[Entering]]
+    whole: dict[int, Array]
+    without: dict[int, Array]
+
+    @property
+    def model(self) -> Equations:
+        return self.graph.trace.model
+
+
+def responses(
+    graph: UnitGraph, variables: Params, means: UnitMeans, unit_masks: UnitMasks
+) -> dict[int, Array]:
+    """What the means of removed units add to the outputs of the layers that the units enter.
+
+        response = W f(abar) - W f(0)
+
+    with f all that lies between where the units are read and the layer W: pooling, a norm after
+    it, a flatten, padding, a concatenation. f(0) is with the removed units' parameters at zero;
+    it is left out where W's entries for the units are removed too. A network that lacks the units,
+    and has the responses added to its layers' outputs, is in evaluation mode exactly the one whose
+    removed units are clamped to their means. Where a layer's output is itself a removed unit's, its
+    response is what the unit would have; a network in which it is masked adds nothing there. Works
+    under ``jit``, where masks and means may be
+    traced; there means are not checked to be finite.
+
+    Args:
+      graph: of the model.
+      variables: of the shapes that were traced.
+      means: as `curvature.unit_means` returns them.
+      unit_masks: space -> booleans, shape (size,), True = kept.
+
+    Returns:
+      Value of a layer's output -> the constant, of the output's shape for one example. Of the
+      layers that units enter which a mask removes.
+
+    Raises:
+      ValueError: masks or variables that do not fit the graph; means that are missing, of another
+        graph, of another shape or not finite; a mean that is no constant on its way to a layer.
+
+    Source: Evci et al. 2018, *Mean Replacement Pruning*, section 3.
+    """
+    removal = prepare(graph, variables, means, unit_masks)
+    products = {number: removal.model.equations[number] for number in removal.entering}
+    return {product.outputs[0]: response(removal, number) for number, product in products.items()}
+
+
+def prepare(
+    graph: UnitGraph, variables: Params, means: UnitMeans, unit_masks: UnitMasks
+) -> Removal:
+    """Checks masks, variables and means, and finds the layers that removed units enter."""
+    model = graph.trace.model
+    tracing.check_shapes(model, variables, [model.avals[value] for value in model.inputs])
+    units.check_masks(graph, unit_masks)
+    unit_masks = {name: mask for name, mask in unit_masks.items() if not _keeps_all(mask)}
+    entering: dict[int, list[Entering]] = {}
+    for name, kept in unit_masks.items():
+        for consumer in graph[name].consumers:
+            here = Entering(graph[name], consumer, kept)
+            entering.setdefault(consumer.equation, []).append(here)
+    _check_means(graph, means, unit_masks)
+    without = units.remove(graph, variables, unit_masks)
+    arrays = model.known(variables), model.known(without)
+    return Removal(graph, means, dict(sorted(entering.items())), *arrays)
+
+
+def response(removal: Removal, number: int) -> Array:
+    """The response of the layer of an equation.
+
+    Raises:
+      Unfoldable: a mean is no constant on its way to the layer.
+    """
+    model, entering = removal.model, removal.entering[number]
+    product = model.equations[number]
+    side = 0 if product.inputs[0] in model.from_inputs else 1
+    data, kernel = product.inputs[side], product.inputs[1 - side]
+    try:
+        constants = _constants(removal, entering)
+        beside = _beside(removal.graph, product, data, frozenset(constants))
+    except Unfoldable as error:
+        names = " and ".join(repr(here.space.name) for here in entering)
+        raise Unfoldable(f"the means of {names} cannot be folded: {error}") from error
+    # Behind the barrier, or XLA would compute what follows from zeros while it compiles.
+    empty = {value: _zeros(model, value) for value in (*constants, *beside)}
+    empty = jax.lax.optimization_barrier(empty)
+    with_means, at_zero = (
+        tracing.evaluate(model, known, [data])[data]
+        for known in (removal.whole | empty | constants, removal.without | empty)
+    )
+    total = _zeros(model, product.outputs[0])
+    for masked, array in ((False, with_means - at_zero), (True, with_means)):
+        alike = [here for here in entering if here.consumer.slice.masked == masked]
+        if alike:
+            known = removal.whole | _of_removed(removal, alike)
+            operands = [array, tracing.evaluate(model, known, [kernel])[kernel]]
+            total += tracing.bind(product, operands if side == 0 else operands[::-1])[0]
+    return total
+
+
+def _zeros(model: Equations, value: int) -> Array:
+    return jnp.zeros(model.avals[value].shape, model.avals[value].dtype)
+
+
+def _keeps_all(mask: Array) -> bool:
+    return not isinstance(mask, jax.core.Tracer) and bool(np.asarray(mask).all())
+
+
+def _constants(removal: Removal, entering: list[Entering]) -> dict[int, Array]:
+    """The arrays that are read, with the mean of every removed unit and zero elsewhere."""
+    constants: dict[int, Array] = {}
+    axes = _axes_read(removal.graph)
+    for here in entering:
+        for reading in here.readings:
+            if len(axes[reading.value]) > 1:
+                raise Unfoldable(
+                    f"the units of {here.space.name!r} share the array that is read at value "
+                    f"{reading.value} with others along another axis, where a mean for each of "
+                    "both is no constant; keep these units"
+                )
+            zeros = _zeros(removal.model, reading.value)
+            shape = [-1 if axis == reading.axis else 1 for axis in range(zeros.ndim)]
+            kept = unit_masking.entries(reading, here.kept)
+            row = jnp.where(kept, 0, removal.means[reading.value]).astype(zeros.dtype)
+            array = jnp.broadcast_to(row.reshape(shape), zeros.shape)
+            constants[reading.value] = constants.get(reading.value, 0) + array
+    return constants
+
+
+def _beside(
+    graph: UnitGraph, product: Equation, data: int, constants: frozenset[int]
+) -> frozenset[int]:
+    """The other data that is added to constants, or lies beside them, on their way to a layer.
+
+    Raises:
+      Unfoldable: other data does more than that.
+    """
+    model = graph.trace.model
+    layers = {use.equation for layer in graph.trace.layers for use in layer.uses}
+    ends = {value for number in layers for value in model.equations[number].outputs}
+    for consumer in (consumer for space in graph.spaces for consumer in space.consumers):
+        if model.equations[consumer.equation] is product:
+            ends.update(consumer.readings)
+    wanted, needed = {data}, []
+    for equation in reversed(model.equations):
+        if not (wanted - ends).isdisjoint(equation.outputs):
+            wanted.update(equation.inputs)
+            needed.append(equation)
+    constant, beside = set(constants), set()
+    for equation in reversed(needed):
+        operands = model.from_inputs.intersection(equation.inputs)
+        if operands.isdisjoint(constant):
+            continue
+        others = operands - constant
+        if others and equation.name not in MERGING:
+            raise Unfoldable(
+                f"{equation.name} combines them with other data on the way from where they are "
+                "read, so that a mean is no constant behind it"
+            )
+        beside |= others
+        constant.update(equation.outputs)
+    return frozenset(beside)
+
+
+def _of_removed(removal: Removal, entering: list[Entering]) -> dict[int, Array]:
+    """The kernel with only those entries that multiply removed units."""
+    value = removal.model.leaves[entering[0].consumer.slice.leaf]
+    kept = True
+    for here in entering:
+        kept &= unit_masking.entries(here.consumer.slice, here.kept)
+    return {value: jnp.where(kept, 0, removal.whole[value])}
+
+
+def _axes_read(graph: UnitGraph) -> dict[int, set[int]]:
+    """The values that are read, and along which axes."""
+    axes: dict[int, set[int]] = {}
+    for reading in _readings(graph):
+        axes.setdefault(reading.value, set()).add(reading.axis)
+    return axes
+
+
+def _readings(graph: UnitGraph) -> Iterator[Reading]:
+    return (reading for space in graph.prunable for reading in space.readings)
+
+
+def _check_means(graph: UnitGraph, means: UnitMeans, unit_masks: UnitMasks) -> None:
+    axes = _axes_read(graph)
+    unread = sorted(means.keys() - axes.keys())
+    if unread:
+        raise ValueError(
+            f"the means at value {unread[0]} are of no units of this graph, which are read at "
+            f"{', '.join(map(str, sorted(axes)))}; take them of its own model"
+        )
+    pairs = [(name, reading) for name in unit_masks for reading in graph[name].readings]
+    for name, reading in pairs:
+        value, size, given = reading.value, len(reading.units), means.get(reading.value)
+        if len(axes[value]) > 1:
+            continue
+        if given is None or np.shape(given) != (size,):
+            what = "are missing" if given is None else f"have shape {np.shape(given)}"
+            raise ValueError(
+                f"the means of {name!r} at value {value} {what}; they must be one for each of "
+                f"{size} positions, as unit_means returns them"
+            )
+        if not isinstance(given, jax.core.Tracer) and not np.isfinite(np.asarray(given)).all():
+            raise ValueError(f"the means of {name!r} at value {value} are not all finite")
