@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from pruning_jax import criteria, curvature, losses, models, penalties, tracing, units
+from pruning_jax import criteria, curvature, losses, models, tracing, units
+from pruning_jax.analysis import variants
 from pruning_jax.types import Batch
 
 CLASSES, EXAMPLES, THREADS, TOLERANCE = 10, 1_000, 2, 1e-4
@@ -77,7 +78,7 @@ def scores(examples: int = EXAMPLES) -> None:
     both = jax.jit(jax.value_and_grad(loss))
 
     def six() -> list:
-        statistics = curvature.unit_statistics(apply_fn, graph, variables, batch)
+        statistics = curvature.unit_statistics(graph, variables, batch)
         key = jax.random.key(0)
         return [
             criteria.unit_scores(name, graph, variables, statistics=statistics, key=key)
@@ -122,15 +123,12 @@ class Probe:
 
     def ours(self) -> np.ndarray:
         """Losses without and with replacement, shape (variants, 2)."""
-        statistics = curvature.unit_statistics(
-            self.apply_fn, self.graph, self.variables, self.batch
-        )
+        statistics = curvature.unit_statistics(self.graph, self.variables, self.batch)
         scored = {
             name: criteria.unit_scores(name, self.graph, self.variables, statistics=statistics)
             for name in CRITERIA[1:]
         }
-        _, measured = penalties.measure(
-            self.apply_fn,
+        _, measured = variants.measure(
             self.graph,
             self.variables,
             self.batch,

@@ -15,7 +15,6 @@ from pruning_jax import (
     curvature,
     data,
     meshes,
-    penalties,
     recipes,
     replicates,
     tracing,
@@ -23,7 +22,7 @@ from pruning_jax import (
     trees,
     units,
 )
-from pruning_jax.analysis import landscape, utility
+from pruning_jax.analysis import landscape, utility, variants
 from pruning_jax.types import Batch
 
 CLASSES, EXAMPLES, BATCH, SEEDS = 4, 25, 10, (1, 2, 3)
@@ -120,12 +119,10 @@ def at_points() -> dict[str, np.ndarray]:
     subsets = utility.random_subsets(jax.random.key(1), prunable, 5, ratio=0.2)
     used = utility.measure(apply_fn, variables, subsets, batch)
     graph = units.graph(kernels)
-    statistics = curvature.unit_statistics(apply_fn, graph, variables, data.batches(batch, 25)[0])
+    statistics = curvature.unit_statistics(graph, variables, data.batches(batch, 25)[0])
     scores = criteria.unit_scores("weight_norm", graph, variables)
-    variants = [units.from_scores(scores, fraction / 10) for fraction in range(1, 8)]
-    dense, pruned = penalties.measure(
-        apply_fn, graph, variables, batch, variants, means=statistics.means
-    )
+    several = [units.from_scores(scores, fraction / 10) for fraction in range(1, 8)]
+    dense, pruned = variants.measure(graph, variables, batch, several, means=statistics.means)
     losses = [[each.zero.loss, each.mean.loss] for each in pruned]
     return {
         "landscape": np.array([point.loss for point in surface]),

@@ -14,7 +14,7 @@ GROUPS = (
     {"losses", "recipes", "meshes", "replicates"},
     {"tracing", "units", "data", "selection", "masks", "layouts", "schedules", "blocks", "sweeps"},
     {"curvature", "criteria", "replacement", "models"},
-    {"pruning", "training", "evaluation", "penalties"},
+    {"pruning", "training", "evaluation"},
     {"retraining", "analysis"},
     {"studies"},
     {"launch"},

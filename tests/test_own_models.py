@@ -14,11 +14,11 @@ from pruning_jax import (
     curvature,
     evaluation,
     losses,
-    penalties,
     replacement,
     tracing,
     units,
 )
+from pruning_jax.analysis import variants
 from pruning_jax.types import Batch
 
 
@@ -91,13 +91,13 @@ def test_units_of_the_readers_own_model_are_replaced_by_their_means(network):
     batch = Batch(inputs, jnp.arange(len(inputs)) % CLASSES)
 
     graph = units.graph(tracing.trace(model, variables, inputs))
-    statistics = curvature.unit_statistics(model, graph, variables, batch)
+    statistics = curvature.unit_statistics(graph, variables, batch)
     scores = criteria.unit_scores("abs_mrs", graph, variables, statistics=statistics)
     kept = units.from_scores(scores, fraction=0.25)
     removed = units.apply_masks(graph, variables, kept)
-    folded = replacement.fold_means(graph, variables, statistics.means, kept)
+    folded = replacement.fold_means(graph, variables, statistics.means, kept).variables
     means = statistics.means
-    dense, (found,) = penalties.measure(model, graph, variables, batch, [kept], means=means)
+    dense, (found,) = variants.measure(graph, variables, batch, [kept], means=means)
 
     for space in graph.prunable:
         assert (~np.asarray(kept[space.name])).sum() == space.size // 4

@@ -12,7 +12,6 @@ from pruning_jax import (
     curvature,
     masks,
     models,
-    penalties,
     pruning,
     recipes,
     replicates,
@@ -21,7 +20,7 @@ from pruning_jax import (
     trees,
     units,
 )
-from pruning_jax.analysis import landscape, utility
+from pruning_jax.analysis import landscape, utility, variants
 from pruning_jax.types import Batch, Params, PyTree
 
 CLASSES, SPARSITY, RATIO, FRACTION = 10, 0.9, 0.1, 0.1
@@ -191,14 +190,14 @@ def _utilities(of: Setting) -> Callable[[], PyTree]:
 def _penalties(of: Setting) -> Callable[[], PyTree]:
     """Variants without a tenth of every layer's units, at random; none shares a part of another."""
     graph, rng = units.graph(of.trace), np.random.default_rng(4)
-    variants = [
+    several = [
         {s.name: rng.permutation(s.size) >= int(FRACTION * s.size) for s in graph.prunable}
         for _ in range(of.case.count)
     ]
 
     def run():
-        dense, measured = penalties.measure(of.apply_fn, graph, of.variables, of.batch, variants)
-        return [dense.loss, *(each.zero.loss for each in measured)]
+        dense, measured = variants.measure(graph, of.variables, of.batch, several)
+        return [dense.loss, *(one.zero.loss for one in measured)]
 
     return run
 

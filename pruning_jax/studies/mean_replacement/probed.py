@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pruning_jax import penalties
-from pruning_jax.penalties import Measured
+from pruning_jax.analysis import variants
+from pruning_jax.analysis.variants import Measured
 from pruning_jax.studies.mean_replacement import grid, regression, scoring
 from pruning_jax.studies.mean_replacement.scoring import Examples, Scored
 from pruning_jax.studies.phases import Row, Session, describe, pending, record, save
@@ -104,8 +104,7 @@ def _on_split(
         }
         for unit in asked
     ]
-    dense, found = penalties.measure(
-        workload.pretraining.apply_fn,
+    dense, measured_variants = variants.measure(
         graph,
         variables,
         batch,
@@ -113,12 +112,10 @@ def _on_split(
         means=scored.statistics.means,
     )
     before = {"loss": float(dense.loss), "accuracy": float(dense.accuracy)}
-    results, rows = iter(found), []
+    results, rows = iter(measured_variants), []
     for unit, by_criterion in zip(asked, unit_masks, strict=True):
-        variants = {name: next(results) for name in by_criterion}
-        row = (
-            unit | {"removed": _removed(unit, by_criterion)} | before | _costs(variants, dense.loss)
-        )
+        costs = _costs({name: next(results) for name in by_criterion}, dense.loss)
+        row = unit | {"removed": _removed(unit, by_criterion)} | before | costs
         names = grid.names_of(workload, graph, unit["layers"])
         if len(names) == 1 and unit["fraction"] == grid.SHOWN:
             row |= _shown(workload, graph, scored, unit)
@@ -137,16 +134,16 @@ def _removed(unit: Row, by_criterion: dict) -> dict[str, int]:
     return {unit["layers"]: sum(counts[0].values())}
 
 
-def _costs(variants: dict[str, Measured], before: np.ndarray) -> Row:
+def _costs(by_criterion: dict[str, Measured], before: np.ndarray) -> Row:
     """Penalty and accuracy of every criterion's variants."""
     return {
         "penalty": {
             name: {kind: float(metrics.loss - before) for kind, metrics in both._asdict().items()}
-            for name, both in variants.items()
+            for name, both in by_criterion.items()
         },
         "pruned_accuracy": {
             name: {kind: float(metrics.accuracy) for kind, metrics in both._asdict().items()}
-            for name, both in variants.items()
+            for name, both in by_criterion.items()
         },
     }
 
@@ -179,4 +176,4 @@ def _regression_unit(workload: Workload, seed: int) -> Row:
 def _regression(
     workload: Workload, graph: UnitGraph, variables: Params, examples: Examples, scored: Scored
 ) -> Row:
-    return {"relative_error": regression.relative_error(workload, variables, examples.scoring)}
+    return {"relative_error": regression.relative_error(graph, variables, examples.scoring)}

@@ -3,25 +3,24 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
 from pruning_jax import tracing
-from pruning_jax.studies.workloads import Workload
-from pruning_jax.tracing import equations
-from pruning_jax.types import ApplyFn, Array, Batch, Params
+from pruning_jax.tracing import Trace
+from pruning_jax.types import Array, Batch, Params
+from pruning_jax.units import UnitGraph
 
 LEAST_SHARE = 1e-3
 """Features whose largest weight is a smaller share of the largest of all are left out."""
 
 
-def relative_error(workload: Workload, variables: Params, batch: Batch) -> float:
+def relative_error(graph: UnitGraph, variables: Params, batch: Batch) -> float:
     """How far the best constant of any feature lies from its mean, relative to the mean.
 
     The features are what enters the network's last layer; the regression predicts the labels.
     """
-    features = _features(workload.pretraining.apply_fn, variables, batch.inputs)
+    features = _features(graph.trace, variables, batch.inputs)
     classes = int(batch.labels.max()) + 1
     targets = np.eye(classes)[np.asarray(batch.labels)]
     return float(relative_errors(np.asarray(features, np.float64), targets).max())
@@ -64,10 +63,12 @@ def relative_errors(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _features(apply_fn: ApplyFn, variables: Params, inputs: Array) -> Array:
+def _features(trace: Trace, variables: Params, inputs: Array) -> Array:
     """What enters the last layer of a network, shape (examples, features)."""
-    trace = tracing.trace(apply_fn, variables, inputs, examples=inputs.shape[0])
-    use = trace.layers[-1].uses[-1]
-    value = trace.model.equations[use.equation].inputs[1 - use.operand]
-    _, kept = equations.evaluate(trace.model, variables, inputs, keep=lambda v: v == value)
-    return jnp.reshape(kept[value], (inputs.shape[0], -1))
+    model, use = trace.model, trace.layers[-1].uses[-1]
+    value = model.equations[use.equation].inputs[1 - use.operand]
+
+    def one(inputs: Array) -> Array:
+        return tracing.evaluate(model, model.known(variables, inputs), [value])[value]
+
+    return tracing.over_examples(one, inputs).reshape(inputs.shape[0], -1)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from closeness import NETWORK, assert_close
 
-from pruning_jax import evaluation, losses, models, penalties, replacement, tracing, units
+from pruning_jax import evaluation, losses, models, replacement, tracing, units
+from pruning_jax.analysis import variants
 from pruning_jax.types import Batch
 
 CLASSES = 4
@@ -112,10 +113,10 @@ def assert_same_metrics(found, wanted):
 
 def test_removed_networks_have_the_loss_of_each_applied_on_its_own(network):
     apply_fn, graph, variables, batch, _ = network
-    variants = every_variant(graph)
-    dense, found = penalties.measure(apply_fn, graph, variables, batch, variants)
+    several = every_variant(graph)
+    dense, found = variants.measure(graph, variables, batch, several)
     assert_same_metrics(dense, evaluation.evaluate(apply_fn, variables, batch))
-    for unit_masks, measured in zip(variants, found, strict=True):
+    for unit_masks, measured in zip(several, found, strict=True):
         removed = units.apply_masks(graph, variables, unit_masks)
         assert_same_metrics(measured.zero, evaluation.evaluate(apply_fn, removed, batch))
         assert measured.mean is None
@@ -123,12 +124,12 @@ def test_removed_networks_have_the_loss_of_each_applied_on_its_own(network):
 
 def test_replaced_networks_have_the_loss_of_each_folded_on_its_own(network):
     apply_fn, graph, variables, batch, means = network
-    variants = every_variant(graph)
-    _, found = penalties.measure(apply_fn, graph, variables, batch, variants, means=means)
-    for unit_masks, measured in zip(variants, found, strict=True):
+    several = every_variant(graph)
+    _, found = variants.measure(graph, variables, batch, several, means=means)
+    for unit_masks, measured in zip(several, found, strict=True):
         removed = units.apply_masks(graph, variables, unit_masks)
         assert_same_metrics(measured.zero, evaluation.evaluate(apply_fn, removed, batch))
-        folded = replacement.fold_means(graph, variables, means, unit_masks)
+        folded = replacement.fold_means(graph, variables, means, unit_masks).variables
         assert_same_metrics(measured.mean, evaluation.evaluate(apply_fn, folded, batch))
 
 
@@ -140,14 +141,12 @@ def conv():
     return prepared(models.apply_fn(module), variables, shape)
 
 
-@pytest.mark.parametrize("chunk", [2, 3, 5, 100])
+@pytest.mark.parametrize("chunk", [1, 3, 5, 100])
 def test_means_do_not_depend_on_the_chunk(conv, chunk):
-    apply_fn, graph, variables, batch, means = conv
-    variants = every_variant(graph)[-4:]
-    _, whole = penalties.measure(apply_fn, graph, variables, batch, variants, means=means)
-    _, parts = penalties.measure(
-        apply_fn, graph, variables, batch, variants, means=means, chunk=chunk
-    )
+    _, graph, variables, batch, means = conv
+    several = every_variant(graph)[-4:]
+    _, whole = variants.measure(graph, variables, batch, several, means=means)
+    _, parts = variants.measure(graph, variables, batch, several, means=means, chunk=chunk)
     for one, other in zip(whole, parts, strict=True):
         assert_same_metrics(one.zero, other.zero)
         assert_same_metrics(one.mean, other.mean)
@@ -157,49 +156,87 @@ def test_one_example_and_another_loss(conv):
     apply_fn, graph, variables, batch, _ = conv
     one = Batch(batch.inputs[:1], jax.nn.one_hot(batch.labels[:1], CLASSES))
     (unit_masks,) = every_variant(graph)[1:2]
-    _, (found,) = penalties.measure(
-        apply_fn, graph, variables, one, [unit_masks], loss=losses.squared_error
-    )
+    _, (found,) = variants.measure(graph, variables, one, [unit_masks], loss=losses.squared_error)
     removed = units.apply_masks(graph, variables, unit_masks)
     wanted = evaluation.evaluate(apply_fn, removed, one, loss=losses.squared_error)
     np.testing.assert_allclose(found.zero.loss, wanted.loss, rtol=1e-5)
 
 
-def test_variants_that_remove_nothing_cost_nothing_and_equal_ones_are_measured_once(
-    conv, monkeypatch
-):
-    apply_fn, graph, variables, batch, means = conv
-    asked, real = [], penalties._sums
-    monkeypatch.setattr(penalties, "_sums", lambda *a: asked.extend(a[4]) or real(*a), raising=True)
+def test_variants_that_remove_nothing_are_the_network_and_equal_ones_are_measured_once(conv):
+    _, graph, variables, batch, means = conv
     whole = {space.name: np.ones(space.size, bool) for space in graph.prunable}
-    dense, found = penalties.measure(apply_fn, graph, variables, batch, [{}, whole], means=means)
-    assert not asked and all(one.zero is dense and one.mean is dense for one in found)
+    dense, found = variants.measure(graph, variables, batch, [{}, whole], means=means)
+    assert all(one.zero is dense and one.mean is dense for one in found)
     less = {name: mask.copy() for name, mask in whole.items()}
     less["params/Conv_1"][2] = False
     alone = {"params/Conv_1": less["params/Conv_1"]}
-    _, found = penalties.measure(apply_fn, graph, variables, batch, [less, alone, less])
-    assert len(asked) == 1 and found[0] is found[1] is found[2]
+    _, found = variants.measure(graph, variables, batch, [less, alone, less])
+    assert found[0] is found[1] is found[2]
 
 
-def test_layers_before_the_first_pruned_one_are_not_computed_again(conv):
-    apply_fn, graph, variables, batch, _ = conv
-    specification = penalties._specification(variables, batch.inputs)
-    later = {}
-    for name in ("params/Conv_0", "params/Conv_2", "params/Dense_1"):
-        programs = penalties._programs(apply_fn, losses.cross_entropy, (name,), *specification)
-        cached = jax.eval_shape(programs.before, variables, batch.inputs)
-        masks = {name: jnp.ones(graph[name].size, bool)}
-        chunk = cached, batch.labels
-        text = str(jax.make_jaxpr(programs.after)((None, masks), variables, chunk))
-        later[name] = text.count("conv_general_dilated["), text.count("dot_general[")
-    assert later == {
-        "params/Conv_0": (2, 3),
-        "params/Conv_2": (0, 3),
-        "params/Dense_1": (0, 1),
-    }
+def test_what_lies_before_the_pruned_layers_is_computed_once_for_all_variants():
+    calls = []
+
+    def counted(x):
+        calls.append(len(x))
+        return x
+
+    def apply_fn(variables, x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        x = jax.pure_callback(counted, shape, x, vmap_method="expand_dims")
+        h = jax.nn.relu(x @ variables["a"])
+        return h @ variables["b"] + variables["b_bias"]
+
+    variables = {"a": jnp.eye(6, 5), "b": jnp.eye(5, CLASSES), "b_bias": jnp.zeros(CLASSES)}
+    _, graph, variables, batch, means = prepared(apply_fn, variables, (6,))
+    several = [{"a": np.arange(5) != unit} for unit in range(5)]
+    ran = []
+    for count in (2, 5):
+        calls.clear()
+        variants.measure(graph, variables, batch, several[:count], means=means)
+        ran.append(len(calls))
+    # The check of the graph and what was compiled ran in the first round alone.
+    assert 0 < ran[1] <= ran[0]
 
 
-def test_bad_masks_are_refused(conv):
-    apply_fn, graph, variables, batch, _ = conv
+def test_an_array_of_two_spaces_is_masked_along_both_axes():
+    shapes = {"a": (3, 4), "b": (2, 5), "c": (4, 5, CLASSES)}
+    variables = {n: jnp.asarray(draw(s), jnp.float32) for n, s in shapes.items()}
+    variables |= {"c_bias": jnp.zeros(CLASSES), "a_bias": jnp.ones(4)}
+
+    def apply_fn(v, x):
+        rows = jax.nn.relu(x[:, :3] @ v["a"] + v["a_bias"])
+        columns = jax.nn.relu(x[:, 3:] @ v["b"])
+        both = rows[:, :, None] * columns[:, None, :]
+        return jnp.einsum("nij,ijo->no", both, v["c"]) + v["c_bias"]
+
+    batch = Batch(jnp.asarray(draw((7, 5)), jnp.float32), jnp.arange(7) % CLASSES)
+    graph = units.graph(tracing.trace(apply_fn, variables, batch.inputs))
+    unit_masks = {space.name: np.arange(space.size) > 1 for space in graph.prunable}
+    assert len(unit_masks) == 2
+    _, (found,) = variants.measure(graph, variables, batch, [unit_masks])
+    removed = units.remove(graph, variables, unit_masks)
+    assert_close(found.zero, evaluation.evaluate(apply_fn, removed, batch))
+
+
+def test_a_model_that_mixes_its_examples_is_refused():
+    def apply_fn(variables, x):
+        h = jnp.tanh((x - x.mean(0)) @ variables["a"])
+        return h @ variables["b"]
+
+    variables = {"a": jnp.eye(6, 5), "b": jnp.eye(5, CLASSES)}
+    _, graph, variables, batch, _ = prepared(apply_fn, variables, (6,))
+    with pytest.raises(ValueError, match="mixes examples"):
+        variants.measure(graph, variables, batch, [])
+
+
+def draw(shape):
+    return np.random.default_rng(sum(shape)).normal(size=shape)
+
+
+def test_bad_masks_and_chunks_are_refused(conv):
+    _, graph, variables, batch, _ = conv
     with pytest.raises(ValueError, match="Conv_0"):
-        penalties.measure(apply_fn, graph, variables, batch, [{"params/Conv_0": np.ones(2, bool)}])
+        variants.measure(graph, variables, batch, [{"params/Conv_0": np.ones(2, bool)}])
+    with pytest.raises(ValueError, match="chunk is 0; it must be 1 example or more"):
+        variants.measure(graph, variables, batch, [], chunk=0)
