@@ -72,7 +72,7 @@ def test_the_network_with_its_responses_added_is_the_clamped_network(name):
     def both(variables, inputs, means, masks):
         clamped = clamping.clamped(graph, variables, inputs, means, masks)
         added = replacement.responses(graph, variables, means, masks)
-        removed = units.remove(graph, variables, masks)
+        removed = units.apply_masks(graph, variables, masks)
         return clamped, clamping.with_added(graph, removed, inputs, added, masks)
 
     for masks in several_masks(graph):
@@ -92,7 +92,7 @@ def test_padding_puts_the_folded_network_at_a_distance(name):
     logits = [
         apply_fn(folded.variables, inputs),
         clamping.clamped(graph, variables, inputs, means, masks),
-        apply_fn(units.remove(graph, variables, masks), inputs),
+        apply_fn(units.apply_masks(graph, variables, masks), inputs),
     ]
     assert jnp.abs(logits[0] - logits[1]).max() > 1e-4 * jnp.abs(logits[1]).max()
     assert jnp.linalg.norm(logits[0] - logits[1]) < jnp.linalg.norm(logits[2] - logits[1])
@@ -176,9 +176,7 @@ def test_with_padding_the_shift_is_the_spatial_mean_of_the_response(stride):
     scale = float(jnp.abs(response).max())
     assert_close(added, response.transpose(0, 2, 3, 1), ROUNDING, scale=terms)
     folded = replacement.fold_means(graph, variables, means, {"a": kept})
-    assert_close(
-        folded.variables["b_bias"], variables["b_bias"] + average, ROUNDING, scale=terms
-    )
+    assert_close(folded.variables["b_bias"], variables["b_bias"] + average, ROUNDING, scale=terms)
     distance = jnp.abs(response - average[:, None, None]).max() / scale
     assert distance > 0.05 and folded.distances.keys() == {"b"}
     np.testing.assert_allclose(folded.distances["b"], distance, rtol=1e-4)
@@ -335,7 +333,7 @@ def test_what_cannot_be_folded_is_skipped_by_name(case):
     for each in (folded, under_jit):
         assert each.left_out.keys() == {layer} and layer not in each.distances
         assert re.search(message, each.left_out[layer])
-        removed = units.remove(graph, variables, masks)
+        removed = units.apply_masks(graph, variables, masks)
         np.testing.assert_array_equal(each.variables["b"], removed["b"])
 
 

@@ -37,8 +37,6 @@ def gone(of, space, unit_masks):
     return (of.units >= 0) & ~unit_masks[space.name][of.units]
 
 
-
-
 @pytest.mark.parametrize("name", EVERY)
 def test_a_removed_unit_reads_zero_or_is_not_read(name):
     apply_fn, variables, inputs, graph = graph_of(name)

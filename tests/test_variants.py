@@ -215,7 +215,7 @@ def test_an_array_of_two_spaces_is_masked_along_both_axes():
     unit_masks = {space.name: np.arange(space.size) > 1 for space in graph.prunable}
     assert len(unit_masks) == 2
     _, (found,) = variants.measure(graph, variables, batch, [unit_masks])
-    removed = units.remove(graph, variables, unit_masks)
+    removed = units.apply_masks(graph, variables, unit_masks)
     assert_close(found.zero, evaluation.evaluate(apply_fn, removed, batch))
 
 

@@ -158,7 +158,7 @@ def _programs(
 
         sums = []
         for added in ({},) if shifts is None else ({}, shifts):
-            pruned = units.remove(graph, replacement.shifted(variables, added), unit_masks)
+            pruned = units.apply_masks(graph, replacement.shifted(variables, added), unit_masks)
 
             def one(cached: dict[int, Array], pruned: Params = pruned) -> Array:
                 edited = {value: edit(value, array) for value, array in cached.items()}

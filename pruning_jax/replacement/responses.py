@@ -110,7 +110,7 @@ def prepare(
             here = Entering(graph[name], consumer, kept)
             entering.setdefault(consumer.equation, []).append(here)
     _check_means(graph, means, unit_masks)
-    without = units.remove(graph, variables, unit_masks)
+    without = units.apply_masks(graph, variables, unit_masks)
     arrays = model.known(variables), model.known(without)
     return Removal(graph, means, dict(sorted(entering.items())), *arrays)
 
