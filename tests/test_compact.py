@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import narrow_networks
 import numpy as np
 import pytest
