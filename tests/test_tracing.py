@@ -5,17 +5,34 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
+from closeness import ROUNDING, assert_close
 
 from pruning_jax import tracing, trees
-from pruning_jax.tracing import equations
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
-def test_evaluation_gives_the_model_bit_for_bit(name):
+def test_one_examples_equations_give_each_example_of_a_batch(name):
     apply_fn, variables, inputs = networks.NETWORKS[name]()
-    model = equations.read(apply_fn, variables, inputs)
-    logits, _ = equations.evaluate(model, variables, inputs)
-    np.testing.assert_array_equal(logits, apply_fn(variables, inputs))
+    model = tracing.trace(apply_fn, variables, inputs).model
+    logits = tracing.over_examples(lambda x: tracing.run(model, variables, x), inputs)
+    assert_close(tracing.merged(logits), apply_fn(variables, inputs), ROUNDING)
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_a_model_is_checked_once_on_its_first_batch(name):
+    apply_fn, variables, inputs = networks.NETWORKS[name]()
+    calls = []
+
+    def counting(variables, inputs):
+        calls.append(1)
+        return apply_fn(variables, inputs)
+
+    trace = tracing.trace(counting, variables, inputs)
+    assert len(calls) == 1
+    for _ in range(2):
+        tracing.check(trace, variables, inputs)
+        tracing.check(trace, variables, inputs[:1])
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
@@ -116,16 +133,80 @@ def test_kernels_that_are_not_only_rearranged_are_reported():
     ("apply_fn", "message"),
     [
         (lambda v, x: x * v[:, 0], "no layers"),
-        (lambda v, x: (x - x.mean(0)) @ v, "mixes examples"),
-        (lambda v, x: (x @ v).T, "must return logits"),
-        (lambda v, x: (x @ v).sum(1), "must return logits"),
         (lambda v, x: x.reshape(4, 3) @ v, "axis 0"),
-        (lambda v, x: v.T @ x.T, "must return logits"),
+        (lambda v, x: x[:, :0] @ v[:0], "without entries"),
     ],
 )
 def test_models_that_cannot_be_read(apply_fn, message):
     with pytest.raises(ValueError, match=message):
         tracing.trace(apply_fn, jnp.ones((3, 3)), jnp.ones((4, 3)))
+
+
+@pytest.mark.parametrize(
+    "inputs", [jnp.ones(()), jnp.ones((0, 3)), {"a": jnp.ones((2, 3)), "b": 1}]
+)
+def test_inputs_without_examples_are_refused(inputs):
+    with pytest.raises(ValueError, match="every input has its examples on axis 0"):
+        tracing.trace(lambda v, x: x @ v, jnp.ones((3, 3)), inputs)
+
+
+def test_variables_that_are_no_arrays_are_refused_with_a_way_out():
+    variables = {"w": jnp.ones((3, 3)), "activation": jax.nn.relu}
+    with pytest.raises(ValueError, match=r"at 'activation'; .* eqx.partition"):
+        tracing.trace(lambda v, x: v["activation"](x @ v["w"]), variables, jnp.ones((2, 3)))
+
+
+def check(apply_fn, inputs, weights=None):
+    weights = networks.draw(1, 3, 3) if weights is None else weights
+    tracing.check(tracing.trace(apply_fn, weights, inputs), weights, inputs)
+
+
+@pytest.mark.parametrize(
+    ("apply_fn", "message"),
+    [
+        (lambda v, x: (x @ v).T, "does not keep the examples on axis 0"),
+        (lambda v, x: jnp.squeeze(x @ v), "treats one example apart"),
+        (lambda v, x: (x @ v)[:2], "does not keep the examples on axis 0"),
+        (lambda v, x: x @ v if len(x) > 1 else 2 * x @ v, "runs other operations for 3 examples"),
+    ],
+)
+def test_a_model_that_is_another_for_several_examples_is_refused(apply_fn, message):
+    with pytest.raises(ValueError, match=message):
+        check(apply_fn, networks.draw(0, 4, 3))
+
+
+def test_a_model_that_depends_on_python_side_state_is_refused():
+    draws, calls = np.random.default_rng(0), []
+
+    def noisy(v, x):
+        return x @ v + draws.normal(size=3).astype(np.float32)
+
+    def counted(v, x):
+        calls.append(1)
+        return x @ v * float(len(calls))
+
+    for apply_fn in (noisy, counted):
+        with pytest.raises(ValueError, match="depends on Python-side state"):
+            check(apply_fn, networks.draw(0, 4, 3))
+
+
+@pytest.mark.parametrize("share", [1.0, 1e-3])
+@pytest.mark.parametrize("examples", [1, 2, 7])
+def test_a_batch_statistic_is_seen_at_a_thousandth_of_the_outputs(share, examples):
+    def apply_fn(v, x):
+        return x @ v - share * (x @ v).mean(0)
+
+    with pytest.raises(ValueError, match="mixes examples"):
+        check(apply_fn, networks.draw(0, examples, 3))
+
+
+@pytest.mark.parametrize("function", [lambda v, x: {"a": x @ v, "b": (x @ v).sum(1)}])
+def test_any_output_is_read_and_logits_are_asked_for_where_they_are_needed(function):
+    weights, inputs = networks.draw(1, 3, 3), networks.draw(0, 4, 3)
+    check(function, inputs)
+    model = tracing.trace(function, weights, inputs).model
+    with pytest.raises(ValueError, match="it must return logits"):
+        _ = model.logits
 
 
 def permuted(x):
@@ -150,17 +231,16 @@ def halves_of_repeats(x):
         ("scatter-add", lambda x: jnp.zeros_like(x).at[jnp.arange(len(x))[::-1]].add(x)),
         ("gather", permuted),
         ("reduce_max", lambda x: jax.nn.softmax(x, axis=0)),
+        ("reduce_sum", lambda x: x - x.mean(0)),
+        ("slice", lambda x: jnp.roll(x, 1, axis=0)),
         ("reshape", lambda x: jnp.concatenate([x, x], 0).reshape(len(x), 6)[:, :3]),
-        ("split", halves_of_repeats),
         ("slice", lambda x: jnp.concatenate([x, x], 0)[::2]),
-        ("add", lambda x: (jnp.concatenate([x, x]) + jnp.repeat(x, 2, axis=0))[: len(x)]),
-        ("pad", lambda x: jnp.pad(x, ((len(x), 0), (0, 0)))[: len(x)]),
         ("scan", lambda x: jax.lax.scan(lambda c, row: (c + row, c), jnp.zeros(3), x)[1]),
     ],
 )
 def test_what_mixes_examples_is_refused_by_name(name, mix):
     with pytest.raises(ValueError, match=f"^{name} mixes examples"):
-        tracing.trace(lambda v, x: mix(x) @ v, jnp.ones((3, 3)), jnp.ones((4, 3)))
+        check(lambda v, x: mix(x) @ v, networks.draw(0, 4, 3))
 
 
 def test_what_moves_only_the_positions_of_an_example_is_read():

@@ -139,19 +139,17 @@ def _difference(trace: Trace, variables: Params, inputs: PyTree) -> str:
     )
     wanted = [value for equation in batched.equations for value in equation.outputs]
     together = equations.evaluate(batched, batched.known(variables, inputs), wanted)
-    for number, (ours, theirs) in enumerate(zip(model.equations, batched.equations, strict=True)):
-        pairs = zip(ours.inputs, theirs.inputs, strict=True)
-        if not all(
-            same_constant(model.constants.get(a), batched.constants.get(b)) for a, b in pairs
-        ):
-            return f"a constant of {ours.name}, equation {number} of the model, changes: {_STATE}"
-        for a, b in zip(ours.outputs, theirs.outputs, strict=True):
-            if a in model.from_inputs and not _aligned(alone[a], together[b]):
-                return (
-                    f"{ours.name} mixes examples, or is not the same for several as for one: "
-                    f"equation {number} of the model, with a result of shape {model.shape(a)} for "
-                    "one example"
-                )
+    for number, pair in enumerate(zip(model.equations, batched.equations, strict=True)):
+        for a, b in zip(*(equation.outputs for equation in pair), strict=True):
+            if a not in model.from_inputs or _aligned(alone[a], together[b]):
+                continue
+            place = f"equation {number} of the model, with a result of shape {model.shape(a)}"
+            operands = zip(*(equation.inputs for equation in pair), strict=True)
+            constants = [(model.constants.get(c), batched.constants.get(d)) for c, d in operands]
+            if not all(same_constant(*both) for both in constants):
+                return f"a constant of {pair[0].name} changes, {place}: {_STATE}"
+            what = "mixes examples, or is not the same for several as for one"
+            return f"{pair[0].name} {what}: {place} for one example"
     return f"the model's outputs are not those of its equations: {_STATE}"
 
 
