@@ -144,13 +144,28 @@ def _difference(trace: Trace, variables: Params, inputs: PyTree) -> str:
             if a not in model.from_inputs or _aligned(alone[a], together[b]):
                 continue
             place = f"equation {number} of the model, with a result of shape {model.shape(a)}"
-            operands = zip(*(equation.inputs for equation in pair), strict=True)
-            constants = [(model.constants.get(c), batched.constants.get(d)) for c, d in operands]
-            if not all(same_constant(*both) for both in constants):
+            behind = map(_constants_behind, (model, batched), pair)
+            if not all(map(same_constant, *behind)):
                 return f"a constant of {pair[0].name} changes, {place}: {_STATE}"
             what = "mixes examples, or is not the same for several as for one"
             return f"{pair[0].name} {what}: {place} for one example"
     return f"the model's outputs are not those of its equations: {_STATE}"
+
+
+def _constants_behind(model: Equations, equation: equations.Equation) -> list[Any]:
+    """The constants that an equation takes, by way of what does not depend on the inputs.
+
+    Integers are left out: the number of examples is one, and an index is made of it.
+    """
+    wanted = set(equation.inputs) - model.from_inputs
+    for step in reversed(model.equations):
+        if wanted.intersection(step.outputs):
+            wanted.update(step.inputs)
+    return [
+        model.constants[value]
+        for value in sorted(wanted & model.constants.keys())
+        if not jnp.issubdtype(model.avals[value].dtype, jnp.integer)
+    ]
 
 
 def same_constant(one: Any, other: Any, *, shapes: bool = False) -> bool:
