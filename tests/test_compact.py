@@ -2,14 +2,17 @@
 
 import functools
 
+import clamping
 import jax
 import narrow_networks
 import numpy as np
 import pytest
+import replacement_networks
+from closeness import NETWORK, assert_close
 from networks import NETWORKS, draw
 from unit_networks import UNIT_NETWORKS
 
-from pruning_jax import tracing, units
+from pruning_jax import replacement, tracing, units
 
 EVERY = NETWORKS | UNIT_NETWORKS | narrow_networks.NETWORKS
 GROUPED = {"linen", "separable", "shuffled", "grouped"}
@@ -35,19 +38,14 @@ def some_removed(name, graph):
     return kept
 
 
-def assert_same(found, expected):
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
-
-
 @pytest.mark.parametrize("name", EVERY)
 def test_compact_is_masked(name):
     apply_fn, variables, inputs, graph = graph_of(name)
     unit_masks = some_removed(name, graph)
     small = units.compact(graph, variables, unit_masks)
     expected = jax.jit(apply_fn)(units.apply_masks(graph, variables, unit_masks), inputs)
-    assert_same(jax.jit(small.apply_fn)(small.variables, inputs), expected)
-    assert_same(jax.jit(small.apply_fn)(small.variables, inputs[:1]), expected[:1])
+    assert_close(jax.jit(small.apply_fn)(small.variables, inputs), expected, NETWORK)
+    assert_close(jax.jit(small.apply_fn)(small.variables, inputs[:1]), expected[:1], NETWORK)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -78,7 +76,7 @@ def test_a_function_that_knows_its_width_is_not_taken_for_the_smaller_network():
     mask = {space.name: np.arange(8) > 2 for space in graph.prunable}
     small = units.compact(graph, variables, mask)
     expected = apply_fn(units.apply_masks(graph, variables, mask), inputs)
-    assert_same(small.apply_fn(small.variables, inputs), expected)
+    assert_close(small.apply_fn(small.variables, inputs), expected, NETWORK)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +89,42 @@ def test_units_are_kept_in_multiples(multiple, expected):
     assert tuple(layer["w"].shape[1] for layer in small.variables[:2]) == expected
     assert tuple(int(mask.sum()) for mask in small.unit_masks.values()) == expected
     masked = apply_fn(units.apply_masks(graph, variables, unit_masks), inputs)
-    assert_same(small.apply_fn(small.variables, inputs), masked)
+    assert_close(small.apply_fn(small.variables, inputs), masked, NETWORK)
+
+
+REPLACED = replacement_networks.NETWORKS | replacement_networks.PADDED
+
+
+def replaced(name):
+    """A network of which some units are to be replaced: graph, variables, inputs, means, masks."""
+    every = REPLACED | replacement_networks.BIAS_FREE
+    apply_fn, variables, inputs = every[name]()
+    graph = units.graph(tracing.trace(apply_fn, variables, inputs))
+    means = clamping.read_means(graph, variables, inputs)
+    unit_masks = clamping.some_removed(graph)
+    if name in ("strided_dilated_grouped", "equinox"):  # the same units of both groups
+        unit_masks = {
+            space.name: np.arange(space.size) % max(space.size // 2, 1) > 0
+            for space in graph.prunable
+            if space.size % 2 == 0
+        }
+    return graph, variables, inputs, means, unit_masks
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_means_are_folded_and_then_cut_out(name):
+    graph, variables, inputs, means, unit_masks = replaced(name)
+    folded = replacement.fold_means(graph, variables, means, unit_masks).variables
+    small = units.compact(graph, folded, unit_masks)
+    expected = graph.trace.apply_fn(folded, inputs)
+    assert_close(small.apply_fn(small.variables, inputs), expected, NETWORK)
+
+
+@pytest.mark.parametrize("name", REPLACED | replacement_networks.BIAS_FREE)
+def test_with_the_responses_added_the_compact_network_is_the_clamped_one(name):
+    """Exactly, with padding and without a bias to fold into."""
+    graph, variables, inputs, means, unit_masks = replaced(name)
+    added = replacement.responses(graph, variables, means, unit_masks)
+    small = units.compact(graph, variables, unit_masks, added=added)
+    expected = clamping.clamped(graph, variables, inputs, means, unit_masks)
+    assert_close(small.apply_fn(small.variables, inputs), expected, NETWORK)
