@@ -114,16 +114,14 @@ class _Cut:
         self.small, self.grouped = small, narrowed.grouped_kernels(small)
 
     def __call__(self, variables: Params, kept: Masks) -> Params:
+        named = trees.named_leaves(kept)
         return jax.tree_util.tree_map_with_path(
-            lambda path, mask, leaf: self._leaf(trees.path_name(path), mask, leaf),
-            kept,
-            variables,
-            is_leaf=lambda leaf: leaf is None,
+            lambda path, leaf: self._leaf(trees.path_name(path), named, leaf), variables
         )
 
-    def _leaf(self, name: str, mask: Array | None, leaf: Array) -> Array:
+    def _leaf(self, name: str, kept: dict[str, Array], leaf: Array) -> Array:
         """On the host, where the values are known: a program for every shape takes seconds."""
-        value = self.small.model.leaves[name]
+        value, mask = self.small.model.leaves[name], kept.get(name)
         positions, groups = self.small.of(value), self.grouped.get(value)
         if mask is None and not positions and groups is None:
             return leaf
