@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
-from closeness import NETWORK, assert_close
+from closeness import NETWORK, ROUNDING, assert_close
 
-from pruning_jax import curvature, losses, tracing, trees
+from pruning_jax import curvature, losses, tracing, trees, units
 from pruning_jax.curvature import ggn
 from pruning_jax.types import Batch
 
@@ -94,6 +94,60 @@ def test_hessian_vector_product_is_that_of_the_dense_hessian():
         assert_close(array, expected[leaf], NETWORK)
 
 
+@pytest.mark.parametrize("name", ["nnx", "tied"])
+def test_a_trace_and_a_graph_stand_for_their_function(name):
+    apply_fn, variables, batch = examples(name)
+    trace = tracing.trace(apply_fn, variables, batch.inputs)
+    for model in (trace, units.graph(trace)):
+        for statistic in (curvature.ggn_diagonal, curvature.gradient):
+            expected = statistic(apply_fn, variables, batch)
+            assert_close(statistic(model, variables, batch), expected, ROUNDING)
+        product = curvature.hessian_vector_product(model, variables, variables, batch)
+        expected = curvature.hessian_vector_product(apply_fn, variables, variables, batch)
+        assert_close(product, expected, ROUNDING)
+
+
+def test_a_gradient_needs_no_layers_and_a_diagonal_does():
+    variables, batch = jnp.ones((2, 4)), Batch(networks.draw(0, 5, 4), jnp.arange(5) % 4)
+
+    def scaled(v, x):
+        return x * v[0] + v[1]
+
+    for model in (scaled, lambda v, x: scaled(v, x - x.mean(0))):
+        assert jnp.isfinite(curvature.gradient(model, variables, batch)).all()
+    with pytest.raises(ValueError, match="the model has no layers"):
+        curvature.ggn_diagonal(scaled, variables, batch)
+    with pytest.raises(ValueError, match="mixes examples"):
+        curvature.ggn_diagonal(lambda v, x: (x - x.mean(0)) @ v.T @ v, variables, batch)
+
+
+WINDOWS = {
+    "valid": {},
+    "strided": {"window_strides": (2, 3), "padding": [(2, 1), (0, 3)]},
+    "cropped": {"window_strides": (3, 3), "padding": [(-1, 0), (0, -1)]},
+    "dilated": {"rhs_dilation": (2, 1), "padding": "SAME"},
+    "transposed": {"lhs_dilation": (2, 3), "padding": [(1, 2), (2, 0)]},
+    "grouped": {"feature_group_count": 2, "padding": "SAME"},
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_exact_diagonal_of_every_kind_of_convolution(window):
+    options = {"window_strides": (1, 1), "padding": "VALID"} | WINDOWS[window]
+    channels = 4 // options.get("feature_group_count", 1)
+    variables = {"kernel": networks.draw(0, 3, 2, channels, 6), "out": networks.draw(1, 6, 4)}
+
+    def apply_fn(v, x):
+        h = jax.lax.conv_general_dilated(
+            x, v["kernel"], **options, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jnp.tanh(h).mean((1, 2)) @ v["out"]
+
+    batch = Batch(networks.draw(2, 3, 8, 9, 4), jnp.arange(3))
+    expected = dense_diagonal(apply_fn, variables, batch, losses.cross_entropy)
+    assert_close(curvature.ggn_diagonal(apply_fn, variables, batch), expected, 1e-5)
+
+
 @pytest.mark.parametrize("sizes", [[1, 3], [2, 1, 1]])
 def test_means_do_not_depend_on_the_split(sizes):
     apply_fn, variables, batch = examples("nnx")
@@ -116,7 +170,7 @@ def test_means_do_not_depend_on_how_memory_is_bounded(monkeypatch):
     batch = Batch(networks.draw(9, 11, 4), jnp.arange(11) % networks.CLASSES)
     whole = curvature.ggn_diagonal(apply_fn, variables, batch)
     monkeypatch.setitem(ggn._PIECE_BYTES, "cpu", 1)
-    pieces = list(ggn._pieces(apply_fn, variables, batch, None))
+    pieces = list(ggn._pieces(tracing.trace(apply_fn, variables, inputs), batch, None))
     assert [int(weights.sum()) for _, _, weights in pieces] == [4, 4, 3]
     assert_close(curvature.ggn_diagonal(apply_fn, variables, batch), whole, NETWORK)
 

@@ -13,12 +13,11 @@ from networks import CLASSES, NETWORKS, draw
 from unit_networks import UNIT_NETWORKS
 
 from pruning_jax import curvature, losses, tracing, trees, units
-from pruning_jax.curvature import purity
 from pruning_jax.types import Batch
 
 EVERY = NETWORKS | UNIT_NETWORKS
 LAID_OUT = ["tied", "views", "positions_first", "concatenated", "tiled", "repeated", "conv_1d"]
-LAID_OUT += ["equinox", "nnx", "densely_connected", "excited", "attention"]
+LAID_OUT += ["own_rows", "equinox", "nnx", "densely_connected", "excited", "attention"]
 
 
 def graph_of(apply_fn, variables, inputs):
@@ -95,7 +94,7 @@ def test_an_mlp_by_hand(loss):
     g2 = slope @ w["w3"].T
     g1 = (g2 * (h2 > 0)) @ w["w2"].T
     statistics = curvature.unit_statistics(
-        mlp, graph, variables, Batch(inputs, labels), loss=losses.LOSSES[loss]
+        graph, variables, Batch(inputs, labels), loss=losses.LOSSES[loss]
     )
     assert list(statistics.removal) == ["w1", "w2"]
     assert_is_by_hand(statistics, graph["w1"], h1, g1)
@@ -153,7 +152,7 @@ def test_a_convolutional_network_by_hand():
     variables, inputs = conv_variables(), draw(5, 7, 10, 10, 2)
     labels = labels_of(inputs)
     graph = graph_of(conv_net, variables, inputs)
-    statistics = curvature.unit_statistics(conv_net, graph, variables, Batch(inputs, labels))
+    statistics = curvature.unit_statistics(graph, variables, Batch(inputs, labels))
     a1 = jax.nn.silu(_convolve(inputs, variables["k1"], variables["b1"]))
     a2 = jax.nn.relu(_convolve(_pooled(a1), variables["k2"], variables["b2"]))
     assert a1.shape[1:3] == (8, 8)
@@ -185,7 +184,7 @@ def test_a_stream_sums_over_its_readings():
     graph = graph_of(apply_fn, variables, inputs)
     space = graph["open"]
     assert graph["out"] is space and len(space.readings) == 2
-    statistics = curvature.unit_statistics(apply_fn, graph, variables, Batch(inputs, labels))
+    statistics = curvature.unit_statistics(graph, variables, Batch(inputs, labels))
     taps = (jnp.zeros((8, 6)), jnp.zeros((8, 5)), jnp.zeros((8, 6)))
     gradients = jax.grad(
         lambda taps: losses.cross_entropy.value(stream(variables, inputs, taps), labels).sum()
@@ -218,7 +217,7 @@ def test_a_unit_at_two_places_has_the_mean_over_them_and_each_place_its_mean():
     inputs = draw(3, 7, 4)
     labels = labels_of(inputs)
     graph = graph_of(halves, variables, inputs)
-    statistics = curvature.unit_statistics(halves, graph, variables, Batch(inputs, labels))
+    statistics = curvature.unit_statistics(graph, variables, Batch(inputs, labels))
     joined = jnp.tanh(spread(variables, inputs))
     gradients = own_gradients(lambda v, a: a @ v["o"], variables, joined, labels)
     expected = by_hand(joined, gradients)
@@ -234,8 +233,8 @@ def test_a_unit_at_two_places_has_the_mean_over_them_and_each_place_its_mean():
 def test_examples_alone_or_together_give_the_same(name):
     """Also where the examples are inside a merged axis, or several times in an array."""
     apply_fn, graph, variables, batch = network(name)
-    together = curvature.unit_statistics(apply_fn, graph, variables, batch)
-    alone = curvature.unit_statistics(apply_fn, graph, variables, chunks(batch, 1))
+    together = curvature.unit_statistics(graph, variables, batch)
+    alone = curvature.unit_statistics(graph, variables, chunks(batch, 1))
     assert_close(alone, together)
     assert together.removal.keys() == {space.name for space in graph.prunable}
     for space in graph.prunable:
@@ -247,13 +246,20 @@ def test_examples_alone_or_together_give_the_same(name):
             assert together.means[reading.value].shape == reading.units.shape
 
 
+@pytest.mark.parametrize("name", LAID_OUT)
+def test_forward_passes_alone_give_the_same_means(name):
+    _, graph, variables, batch = network(name)
+    expected = curvature.unit_statistics(graph, variables, batch).means
+    assert_close(curvature.unit_means(graph, variables, chunks(batch, 2)), expected)
+
+
 def test_chunks_of_50_and_of_1000_give_the_same():
     variables, inputs = conv_variables(), draw(5, 1000, 10, 10, 2)
     batch = Batch(inputs, labels_of(inputs))
     graph = graph_of(conv_net, variables, inputs[:4])
-    whole = curvature.unit_statistics(conv_net, graph, variables, chunks(batch, 1000))
+    whole = curvature.unit_statistics(graph, variables, chunks(batch, 1000))
     for size in (50, 300):
-        found = curvature.unit_statistics(conv_net, graph, variables, iter(chunks(batch, size)))
+        found = curvature.unit_statistics(graph, variables, iter(chunks(batch, size)))
         assert_close(found, whole)
 
 
@@ -264,7 +270,7 @@ def test_a_mean_replaced_unit_has_no_first_order_change_where_it_is_constant():
     inputs = draw(5, 9, 4)
     graph = graph_of(mlp, variables, inputs)
     batch = Batch(inputs, labels_of(inputs))
-    statistics = curvature.unit_statistics(mlp, graph, variables, batch)
+    statistics = curvature.unit_statistics(graph, variables, batch)
     assert_close(statistics.means[graph["w1"].readings[0].value][2], 1.5)
     removal, replacement = (np.asarray(x["w1"][:, 2]) for x in statistics[1:3])
     assert_close(replacement, 0 * removal, scale=np.abs(removal).max())
@@ -276,7 +282,7 @@ def test_the_mean_removal_is_a_directional_derivative_of_the_loss():
     variables, inputs = mlp_variables(), draw(5, 9, 4)
     batch = Batch(inputs, labels_of(inputs))
     graph = graph_of(mlp, variables, inputs)
-    found = curvature.unit_statistics(mlp, graph, variables, batch).removal["w2"].mean(0)
+    found = curvature.unit_statistics(graph, variables, batch).removal["w2"].mean(0)
     step = 1e-2
 
     def loss(scale, unit):
@@ -295,7 +301,7 @@ def test_half_precision_activations_have_single_precision_statistics(dtype):
     variables = jax.tree.map(lambda leaf: leaf.astype(dtype), mlp_variables())
     inputs = draw(5, 9, 4).astype(dtype)
     batch = Batch(inputs, labels_of(inputs))
-    statistics = curvature.unit_statistics(mlp, graph_of(mlp, variables, inputs), variables, batch)
+    statistics = curvature.unit_statistics(graph_of(mlp, variables, inputs), variables, batch)
     assert {leaf.dtype for leaf in jax.tree.leaves(statistics)} == {jnp.dtype(jnp.float32)}
 
 
@@ -353,13 +359,26 @@ def pair():
     return {"a": draw(0, 4, 6), "b": draw(1, 6, CLASSES)}, Batch(draw(2, 5, 4), jnp.arange(5) % 4)
 
 
+STATED = {
+    "counts": "a constant of mul changes, equation 3 of the model, .*Python-side state",
+    "alternates": "depends on Python-side state",
+    "switches": "depends on Python-side state",
+    "grows": "runs other operations .* Python-side state",
+    "draws": "a constant of add changes, equation 2 of the model, .*Python-side state",
+    "draws_when_compiled": "a constant of add changes, equation 2 of the model",
+    "draws_in_a_rule": "custom_jvp_call .* is not the same for several as for one: equation 1 ",
+    "draws_in_a_loop": "scan .* is not the same for several as for one: equation 2 ",
+}
+
+
 @pytest.mark.parametrize("name", STATES)
 def test_a_model_that_depends_on_python_side_state_is_refused(name):
     variables, batch = pair()
     apply_fn = getattr(Impure(), name)
     graph = graph_of(apply_fn, variables, batch.inputs)
-    with pytest.raises(ValueError, match="depends on Python-side state: two traces .* differ in"):
-        curvature.unit_statistics(apply_fn, graph, variables, batch)
+    for statistic in (curvature.unit_statistics, curvature.unit_means, curvature.ggn_diagonal):
+        with pytest.raises(ValueError, match=STATED[name]):
+            statistic(graph, variables, batch)
 
 
 def test_a_compiled_model_that_draws_is_refused():
@@ -367,28 +386,30 @@ def test_a_compiled_model_that_draws_is_refused():
     apply_fn = jax.jit(Impure().draws)
     graph = graph_of(apply_fn, variables, batch.inputs)
     with pytest.raises(ValueError, match="Python-side state"):
-        curvature.unit_statistics(apply_fn, graph, variables, batch)
+        curvature.unit_statistics(graph, variables, batch)
 
 
-def test_a_model_whose_state_changed_since_its_graph_was_taken_is_refused():
+def test_a_model_whose_state_changes_is_refused_or_stays_what_was_read():
     variables, batch = pair()
     settings = {"activation": jax.nn.relu}
 
     def apply_fn(v, x):
         return settings["activation"](x @ v["a"]) @ v["b"]
 
-    graph = graph_of(apply_fn, variables, batch.inputs)
-    curvature.unit_statistics(apply_fn, graph, variables, batch)
+    used, unused = (graph_of(apply_fn, variables, batch.inputs) for _ in range(2))
+    before = curvature.unit_statistics(used, variables, batch)
     settings["activation"] = jnp.tanh
-    with pytest.raises(ValueError, match="not what its graph was taken of.*equation 1"):
-        curvature.unit_statistics(apply_fn, graph, variables, batch)
+    with pytest.raises(ValueError, match="runs other operations .* equation 1; .*Python-side"):
+        curvature.unit_statistics(unused, variables, batch)
+    assert_close(curvature.unit_statistics(used, variables, batch), before)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", EVERY)
-def test_no_network_is_taken_for_impure_or_for_another(name):
-    apply_fn, graph, variables, batch = network(name)
-    purity.check(apply_fn, graph.trace.model, variables, batch.inputs)
-    purity.check(jax.jit(apply_fn), graph.trace.model, variables, batch.inputs[:1])
+def test_no_network_is_taken_for_impure_or_for_one_that_mixes_examples(name, compiled):
+    apply_fn, variables, inputs = EVERY[name]()
+    trace = tracing.trace(jax.jit(apply_fn) if compiled else apply_fn, variables, inputs)
+    tracing.check(trace, variables, inputs[:1] if compiled else inputs)
 
 
 class Dropped(nn.Module):
@@ -411,7 +432,7 @@ def test_a_pure_model_with_constants_is_not_refused(compiled):
     apply_fn = jax.jit(module.apply) if compiled else module.apply
     batch = Batch(inputs, labels_of(inputs))
     graph = graph_of(apply_fn, variables, inputs)
-    curvature.unit_statistics(apply_fn, graph, variables, chunks(batch, 2))
+    curvature.unit_statistics(graph, variables, chunks(batch, 2))
 
 
 def test_a_graph_of_shapes_will_do():
@@ -424,8 +445,8 @@ def test_a_graph_of_shapes_will_do():
     graph = graph_of(apply_fn, *shapes)
     other = graph_of(apply_fn, variables, batch.inputs)
     assert_close(
-        curvature.unit_statistics(apply_fn, graph, variables, batch),
-        curvature.unit_statistics(apply_fn, other, variables, batch),
+        curvature.unit_statistics(graph, variables, batch),
+        curvature.unit_statistics(other, variables, batch),
     )
 
 
@@ -438,22 +459,24 @@ def test_bad_input_is_refused():
     with pytest.raises(
         ValueError, match="graph is a Trace; it must be a UnitGraph, as units.graph"
     ):
-        run(mlp, trace, variables, batch)
+        run(trace, variables, batch)
+    with pytest.raises(ValueError, match="graph is a Trace; it must be a UnitGraph"):
+        curvature.unit_means(trace, variables, batch)
     with pytest.raises(ValueError, match="batches is empty"):
-        run(mlp, graph, variables, [])
+        run(graph, variables, [])
     with pytest.raises(ValueError, match="labels go from"):
-        run(mlp, graph, variables, Batch(inputs, batch.labels + CLASSES))
+        run(graph, variables, Batch(inputs, batch.labels + CLASSES))
     with pytest.raises(ValueError, match="inputs of batch 0 are not all finite"):
-        run(mlp, graph, variables, Batch(inputs.at[0, 0].set(jnp.nan), batch.labels))
+        run(graph, variables, Batch(inputs.at[0, 0].set(jnp.nan), batch.labels))
     with pytest.raises(ValueError, match="loss must be a losses.Loss"):
-        run(mlp, graph, variables, batch, loss=losses.cross_entropy.value)
+        run(graph, variables, batch, loss=losses.cross_entropy.value)
     wide = variables | {"w2": draw(0, 6, 7), "b2": draw(1, 7), "w3": draw(2, 7, CLASSES)}
-    with pytest.raises(ValueError, match=r"have \(7,\) at 'b2', and those of the graph \(5,\)"):
-        run(mlp, graph, wide, batch)
-    with pytest.raises(ValueError, match=r"have \(2,\) at 'extra', and those of the graph nothing"):
-        run(mlp, graph, variables | {"extra": jnp.ones(2)}, batch)
-    with pytest.raises(ValueError, match="not what its graph was taken of"):
-        run(lambda v, x: 2 * mlp(v, x), graph, variables, batch)
+    with pytest.raises(ValueError, match=r"have \(7,\) at 'b2', and those that were traced \(5,\)"):
+        run(graph, wide, batch)
+    with pytest.raises(
+        ValueError, match=r"have \(2,\) at 'extra', and those that were traced nothing"
+    ):
+        run(graph, variables | {"extra": jnp.ones(2)}, batch)
 
 
 def test_inputs_of_another_shape_are_refused():
@@ -463,23 +486,24 @@ def test_inputs_of_another_shape_are_refused():
     variables, inputs = {"a": draw(0, 4, 6), "b": draw(1, 6, CLASSES)}, draw(2, 5, 3, 4)
     graph = graph_of(apply_fn, variables, inputs)
     batch = Batch(draw(2, 5, 2, 4), labels_of(inputs))
-    with pytest.raises(ValueError, match=r"has shape \[\(2, 4\)\], and one of the graph's"):
-        curvature.unit_statistics(apply_fn, graph, variables, batch)
+    with pytest.raises(ValueError, match=r"has shape \[\(2, 4\)\], and one that was traced"):
+        curvature.unit_statistics(graph, variables, batch)
 
 
 def test_a_model_that_is_another_for_other_numbers_of_examples_is_refused():
     def apply_fn(v, x):
-        activation = jnp.tanh if x.shape[0] == 5 else jax.nn.relu
+        activation = jax.nn.relu if x.shape[0] == 1 else jnp.tanh
         return activation(x @ v["a"]) @ v["b"]
 
     variables, batch = pair()
     graph = graph_of(apply_fn, variables, batch.inputs)
-    with pytest.raises(ValueError, match="runs other operations for 5 examples"):
-        curvature.unit_statistics(apply_fn, graph, variables, batch)
+    with pytest.raises(ValueError, match="runs other operations for 3 examples than for one"):
+        curvature.unit_statistics(graph, variables, batch)
 
 
 def test_only_prunable_units_have_statistics():
-    apply_fn, graph, variables, batch = network("own_rows")
-    statistics = curvature.unit_statistics(apply_fn, graph, variables, batch)
+    variables, batch = draw(0, 4, CLASSES), Batch(draw(1, 3, 4), jnp.arange(3))
+    graph = graph_of(lambda v, x: x @ v, variables, batch.inputs)
+    statistics = curvature.unit_statistics(graph, variables, batch)
     assert not graph.prunable and not any(statistics)
     assert trees.size(statistics) == 0

@@ -2,12 +2,13 @@
 
 from pruning_jax.curvature.derivatives import gradient, hessian_vector_product
 from pruning_jax.curvature.ggn import ggn_diagonal
-from pruning_jax.curvature.unit_statistics import UnitStatistics, unit_statistics
+from pruning_jax.curvature.unit_statistics import UnitStatistics, unit_means, unit_statistics
 
 __all__ = [
     "UnitStatistics",
     "ggn_diagonal",
     "gradient",
     "hessian_vector_product",
+    "unit_means",
     "unit_statistics",
 ]

@@ -1,34 +1,29 @@
 """Batches of examples: checked, and sums over them made into means."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import losses
+from pruning_jax import losses, tracing
 from pruning_jax.losses import Loss
+from pruning_jax.tracing import Trace
 from pruning_jax.types import ApplyFn, Array, Batch, Params, PyTree
 
 
-def specification(variables: Params, inputs: PyTree) -> tuple[Any, tuple]:
-    """The structure and the shapes of a model's arguments, as keys of a cache."""
-    leaves, structure = jax.tree.flatten((variables, inputs))
-    return structure, tuple((leaf.shape, leaf.dtype) for leaf in map(jnp.asarray, leaves))
-
-
 @functools.lru_cache(maxsize=64)
-def output_width(apply_fn: ApplyFn, structure: Any, arrays: tuple) -> int:
-    """The width of the logits of a model of that `specification`."""
+def _outputs(apply_fn: ApplyFn, structure: Any, arrays: tuple) -> int:
+    """The width of the logits of a model for arguments of that structure and these shapes."""
     shapes = [jax.ShapeDtypeStruct(*array) for array in arrays]
     variables, inputs = jax.tree.unflatten(structure, shapes)
     try:
         logits = jax.eval_shape(apply_fn, variables, inputs)
     except TypeError as error:
-        found = [leaf.shape for leaf in jax.tree.leaves(inputs)]
-        raise ValueError(f"apply_fn failed for inputs of shape {found}: {error}") from error
+        sizes = [leaf.shape for leaf in jax.tree.leaves(inputs)]
+        raise ValueError(f"apply_fn failed for inputs of shape {sizes}: {error}") from error
     if len(getattr(logits, "shape", ())) != 2:
         raise ValueError(f"apply_fn returned {logits}; it must return logits (examples, outputs)")
     return logits.shape[1]
@@ -47,7 +42,12 @@ def check_key(key: object) -> None:
         raise ValueError(f"key must be one random key, as jax.random.key(0), not {key!r}")
 
 
-def _check_batch(apply_fn: ApplyFn, variables: Params, batch: Batch) -> None:
+def _check_arrays(batch: Batch) -> None:
+    if not isinstance(batch, Batch):
+        raise ValueError(
+            f"batches must be a Batch or an iterable of Batch, not of {type(batch).__name__}; "
+            "wrap it as Batch(inputs, labels)"
+        )
     leaves = jax.tree.leaves(batch.inputs)
     arrays = all(len(getattr(leaf, "shape", ())) and hasattr(leaf, "dtype") for leaf in leaves)
     if not (leaves and arrays and hasattr(batch.labels, "shape")):
@@ -61,12 +61,13 @@ def _check_batch(apply_fn: ApplyFn, variables: Params, batch: Batch) -> None:
             f"a batch has inputs of {examples} examples and labels of shape "
             f"{batch.labels.shape}; it needs at least one example, and a label for each"
         )
-    outputs = output_width(apply_fn, *specification(variables, batch.inputs))
-    losses.check_labels((examples, outputs), batch.labels)
-    integer = jnp.issubdtype(batch.labels.dtype, jnp.integer)
-    if integer and not isinstance(batch.labels, jax.core.Tracer):
-        labels = np.asarray(batch.labels)
-        low, high = int(labels.min()), int(labels.max())
+
+
+def _check_labels(labels: Array, outputs: int) -> None:
+    losses.check_labels((labels.shape[0], outputs), labels)
+    integer = jnp.issubdtype(labels.dtype, jnp.integer)
+    if integer and not isinstance(labels, jax.core.Tracer):
+        low, high = int(np.asarray(labels).min()), int(np.asarray(labels).max())
         if low < 0 or high >= outputs:
             raise ValueError(
                 f"labels go from {low} to {high}; for {outputs} outputs they must be in "
@@ -92,6 +93,22 @@ def _check_finite(flags: list[Batch]) -> None:
                 raise ValueError(f"the {what} of batch {number} are not all finite")
 
 
+def _checked(
+    batches: Batch | Iterable[Batch], loss: Loss, outputs: Callable[[PyTree], int]
+) -> Iterator[Batch]:
+    """The batches, each checked; `outputs` says how wide the logits of some inputs are."""
+    losses.check_loss(loss)
+    flags = []
+    for batch in [batches] if isinstance(batches, Batch) else batches:
+        _check_arrays(batch)
+        _check_labels(batch.labels, outputs(batch.inputs))
+        flags.append(_all_finite(batch))
+        yield batch
+    if not flags:
+        raise ValueError("batches is empty; give at least one Batch")
+    _check_finite(flags)
+
+
 def checked(
     apply_fn: ApplyFn, variables: Params, batches: Batch | Iterable[Batch], loss: Loss
 ) -> Iterator[Batch]:
@@ -101,41 +118,59 @@ def checked(
       ValueError: there are none; one is no Batch; labels do not match the inputs or the outputs;
         inputs or labels are not finite; `loss` is no Loss.
     """
-    losses.check_loss(loss)
-    flags = []
-    for batch in [batches] if isinstance(batches, Batch) else batches:
-        if not isinstance(batch, Batch):
-            raise ValueError(
-                f"batches must be a Batch or an iterable of Batch, not of {type(batch).__name__}; "
-                "wrap it as Batch(inputs, labels)"
-            )
-        _check_batch(apply_fn, variables, batch)
-        flags.append(_all_finite(batch))
-        yield batch
-    if not flags:
-        raise ValueError("batches is empty; give at least one Batch")
-    _check_finite(flags)
+
+    def outputs(inputs: PyTree) -> int:
+        leaves, structure = jax.tree.flatten((variables, inputs))
+        arrays = tuple((leaf.shape, leaf.dtype) for leaf in map(jnp.asarray, leaves))
+        return _outputs(apply_fn, structure, arrays)
+
+    return _checked(batches, loss, outputs)
 
 
-def _at_least_single(leaf: Array) -> Array:
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+def traced(
+    model: Any, variables: Params, batches: Batch | Iterable[Batch], loss: Loss
+) -> Iterator[tuple[Trace, Batch]]:
+    """The batches as `checked` gives them, each with the model's trace, checked on the first.
+
+    Args:
+      model: a function, a `Trace` or a `UnitGraph`.
+      variables, batches, loss: the model's variables, its data and its loss.
+
+    Raises:
+      ValueError: as `checked`, `tracing.traced` and `tracing.check`.
+    """
+
+    def trace(inputs: PyTree) -> Trace:
+        return tracing.traced(model, variables, inputs)
+
+    def outputs(inputs: PyTree) -> int:
+        equations = trace(inputs).model
+        return equations.shape(equations.logits)[1]
+
+    for batch in _checked(batches, loss, outputs):
+        tracing.check(trace(batch.inputs), variables, batch.inputs)
+        yield trace(batch.inputs), batch
 
 
 @jax.jit
-def _add(total: PyTree, part: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: _at_least_single(a) + _at_least_single(b), total, part)
-
-
-@jax.jit
-def _divide(total: PyTree, count: Array) -> PyTree:
-    total = jax.tree.map(_at_least_single, total)
-    return jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), total)
+def _average(parts: tuple[PyTree, ...], count: Array) -> PyTree:
+    """The sum of one or two parts, divided by a count."""
+    parts = jax.tree.map(at_least_single, parts)
+    return jax.tree.map(lambda *leaves: sum(leaves) / count.astype(leaves[0].dtype), *parts)
 
 
 def mean(sums: Iterable[tuple[int, PyTree]]) -> PyTree:
-    """The sums' total over all examples, divided by their number; each is (examples, sum)."""
-    total, count = None, 0
+    """The sums' total over all examples, divided by their number; each is (examples, sum).
+
+    The last sum is added and divided in one program: one to compile, not two.
+    """
+    parts, count = (), 0
     for examples, part in sums:
-        total = part if total is None else _add(total, part)
+        parts = (_average(parts, np.float64(1)), part) if len(parts) == 2 else (*parts, part)
         count += examples
-    return _divide(total, np.float64(count))
+    return _average(parts, np.float64(count))
+
+
+def at_least_single(array: Array) -> Array:
+    """The array in at least 32 bits."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))

@@ -1,15 +1,17 @@
-"""The mean gradient and Hessian-vector products, of any model."""
+"""Derivatives of the mean loss in the variables, and of the logits in values on the way to them."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from pruning_jax import losses
+from pruning_jax import losses, tracing
 from pruning_jax.curvature import averaging
 from pruning_jax.losses import Loss
-from pruning_jax.types import ApplyFn, Batch, Params, PyTree
+from pruning_jax.tracing import Equations, Trace
+from pruning_jax.types import ApplyFn, Array, Batch, Params, PyTree
 
 
 def _is_none(leaf: object) -> bool:
@@ -40,8 +42,14 @@ def _gradient_sum(apply_fn: ApplyFn, loss: Loss, variables: Params, batch: Batch
     return jax.grad(_loss_sum)(_differentiable(variables), apply_fn, loss, variables, batch)
 
 
+def _function(model: Any) -> ApplyFn:
+    """The function of a trace or a graph; another model is one."""
+    trace = model if isinstance(model, Trace) else getattr(model, "trace", None)
+    return trace.apply_fn if isinstance(trace, Trace) else model
+
+
 def gradient(
-    apply_fn: ApplyFn,
+    model: Any,
     variables: Params,
     batches: Batch | Iterable[Batch],
     *,
@@ -52,7 +60,7 @@ def gradient(
         g = E_x dL(f(x), y) / d theta
 
     Args:
-      apply_fn: the model, in evaluation mode.
+      model: any function in evaluation mode, or a `Trace` or `UnitGraph` of one.
       variables: its variables.
       batches: one batch or an iterable of them; the mean is over all examples.
       loss: one of `losses.LOSSES`.
@@ -65,6 +73,7 @@ def gradient(
       ValueError: no batches, no `Loss`, labels that do not match the inputs or the outputs, inputs
         or labels that are not finite.
     """
+    apply_fn = _function(model)
     return averaging.mean(
         (batch.labels.shape[0], _gradient_sum(apply_fn, loss, variables, batch))
         for batch in averaging.checked(apply_fn, variables, batches, loss)
@@ -87,7 +96,7 @@ def _hvp_sum(apply_fn: ApplyFn, loss: Loss, variables: Params, vector: PyTree, b
 
 
 def hessian_vector_product(
-    apply_fn: ApplyFn,
+    model: Any,
     variables: Params,
     vector: PyTree,
     batches: Batch | Iterable[Batch],
@@ -99,7 +108,7 @@ def hessian_vector_product(
         H v,  H = E_x d^2 L(f(x), y) / d theta^2
 
     Args:
-      apply_fn, variables, batches, loss: as in `gradient`.
+      model, variables, batches, loss: as in `gradient`.
       vector: a pytree like `variables`; ``None`` stands for zeros.
 
     Returns:
@@ -110,7 +119,62 @@ def hessian_vector_product(
       ValueError: no batches, no `Loss`, labels that do not match the inputs or the outputs, inputs
         or labels that are not finite.
     """
+    apply_fn = _function(model)
     return averaging.mean(
         (batch.labels.shape[0], _hvp_sum(apply_fn, loss, variables, vector, batch))
         for batch in averaging.checked(apply_fn, variables, batches, loss)
     )
+
+
+def forward(
+    model: Equations, wanted: Collection[int], variables: Params, inputs: PyTree, taps: dict
+) -> dict[int, Array]:
+    """Values of a model, of every example.
+
+    Args:
+      model: the equations.
+      wanted: the values to return; they depend on the inputs.
+      variables, inputs: what the model is run on.
+      taps: value -> (examples, *shape), what is added to it.
+
+    Returns:
+      value -> its arrays, shape (examples, *shape of one example's).
+    """
+
+    def one(inputs: PyTree, taps: dict[int, Array]) -> dict[int, Array]:
+        known = model.known(variables, jax.tree.map(lambda x: x[None], inputs))
+        return tracing.evaluate(
+            model, known, wanted, lambda value, x: x + taps[value] if value in taps else x
+        )
+
+    return jax.vmap(one)(inputs, taps)
+
+
+def backward(
+    model: Equations,
+    tapped: Collection[int],
+    kept: Collection[int],
+    variables: Params,
+    inputs: PyTree,
+) -> tuple[Array, dict[int, Array], Callable[[Array], dict[int, Array]]]:
+    """Runs a model forward, to differentiate its logits in values on the way to them.
+
+    Args:
+      model: the equations.
+      tapped: the values in which to differentiate.
+      kept: the values to return; they depend on the inputs.
+      variables, inputs: what the model is run on.
+
+    Returns:
+      The logits, shape (examples, outputs); value -> (examples, *shape), of those kept; and the
+      map s -> (value -> sum_o s_o df_o / d value, of those tapped).
+    """
+    examples = jax.tree.leaves(inputs)[0].shape[0]
+    taps = {v: jnp.zeros((examples, *model.shape(v)), model.avals[v].dtype) for v in tapped}
+
+    def run(taps: dict[int, Array]) -> tuple[Array, dict[int, Array]]:
+        arrays = forward(model, {model.logits, *kept}, variables, inputs, taps)
+        return arrays[model.logits][:, 0], {value: arrays[value] for value in kept}
+
+    logits, pull_back, arrays = jax.vjp(run, taps, has_aux=True)
+    return logits, arrays, lambda slopes: pull_back(slopes)[0]

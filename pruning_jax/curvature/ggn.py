@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import losses, tracing, trees
-from pruning_jax.curvature import averaging, layer_gradients
+from pruning_jax import losses, trees
+from pruning_jax.curvature import averaging, derivatives, layer_gradients
 from pruning_jax.losses import Loss
-from pruning_jax.tracing import equations, provenance
-from pruning_jax.types import ApplyFn, Array, Batch, Params, PyTree
+from pruning_jax.tracing import Trace, Use
+from pruning_jax.types import Array, Batch, Params, PyTree
 
 _PIECE_BYTES = {"cpu": 12 * 2**20}
 """Bytes of cotangents handled at once; on CPU, what stays in its caches."""
@@ -30,8 +30,8 @@ def _roots(
         return jnp.moveaxis(loss.hessian_root(logits, labels), 2, 0)
 
     def sample(number: Array, example: Array, logit: Array, label: Array) -> Array:
-        own = jax.random.fold_in(jax.random.fold_in(key, number), example)
-        return loss.sampled_root(own, logit[None], label[None])[0]
+        folded = jax.random.fold_in(jax.random.fold_in(key, number), example)
+        return loss.sampled_root(folded, logit[None], label[None])[0]
 
     over_examples = jax.vmap(sample, in_axes=(None, 0, 0, 0))
     numbers, rows = jnp.arange(samples), first + jnp.arange(logits.shape[0])
@@ -39,14 +39,14 @@ def _roots(
     return drawn / np.sqrt(samples)
 
 
-def _uses(trace: tracing.Trace) -> dict[str, tuple[provenance.Use, ...]]:
+def _uses(trace: Trace) -> dict[str, tuple[Use, ...]]:
     biases = {layer.bias: layer.bias_uses for layer in trace.layers if layer.bias is not None}
     return {layer.kernel: layer.uses for layer in trace.layers} | biases
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _ggn_sum(
-    apply_fn: ApplyFn,
+    trace: Trace,
     loss: Loss,
     samples: int | None,
     variables: Params,
@@ -55,24 +55,15 @@ def _ggn_sum(
     key: Array | None,
     first: Array,
 ) -> PyTree:
-    trace = tracing.trace(apply_fn, variables, batch.inputs, examples=batch.labels.shape[0])
     model, uses = trace.model, _uses(trace)
     every = [use for group in uses.values() for use in group]
-    kept = layer_gradients.needed(model, every)
-    taps = {
-        value: jnp.zeros(model.avals[value].shape, model.avals[value].dtype)
-        for value in {layer_gradients.output(model, use) for use in every}
-    }
-    logits, pull_back, arrays = jax.vjp(
-        lambda t: equations.evaluate(model, variables, batch.inputs, t, kept.__contains__),
-        taps,
-        has_aux=True,
-    )
+    data = {layer_gradients.data(model, use) for use in every if use.kind != "bias"}
+    outputs = {layer_gradients.output(model, use) for use in every}
+    logits, arrays, pull_back = derivatives.backward(model, outputs, data, variables, batch.inputs)
     roots = _roots(loss, samples, key, first, logits, batch.labels) * weights[:, None]
-    (cotangents,) = jax.vmap(pull_back)(roots.astype(logits.dtype))
-    leaves = trees.named_leaves(variables)
+    cotangents = jax.vmap(pull_back)(roots.astype(logits.dtype))
     sums = {
-        leaf: layer_gradients.squared_sum(model, group, leaves[leaf], arrays, cotangents)
+        leaf: layer_gradients.squared_sum(model, group, variables, arrays, cotangents)
         for leaf, group in uses.items()
     }
     return jax.tree_util.tree_map_with_path(
@@ -80,27 +71,18 @@ def _ggn_sum(
     )
 
 
-@functools.lru_cache(maxsize=64)
-def _entries_a_column(apply_fn: ApplyFn, structure: Any, arrays: tuple) -> tuple[int, int]:
-    """Entries of the cotangents of one example and one column; the number of outputs."""
-    shapes = [jax.ShapeDtypeStruct(*array) for array in arrays]
-    trace = tracing.trace(apply_fn, *jax.tree.unflatten(structure, shapes))
-    model = trace.model
-    values = {layer_gradients.output(model, use) for layer in trace.layers for use in layer.uses}
-    entries = sum(math.prod(model.avals[value].shape) for value in values) // model.examples
-    return entries, model.avals[model.output].shape[1]
-
-
 def _pieces(
-    apply_fn: ApplyFn, variables: Params, batch: Batch, samples: int | None
+    trace: Trace, batch: Batch, samples: int | None
 ) -> Iterator[tuple[int, Batch, np.ndarray]]:
     """Splits a batch so that its cotangents fit: (first example, examples, their weights)."""
-    specification = averaging.specification(variables, batch.inputs)
-    entries, outputs = _entries_a_column(apply_fn, *specification)
+    model = trace.model
+    values = {layer_gradients.output(model, use) for layer in trace.layers for use in layer.uses}
+    entries = sum(math.prod(model.shape(value)) for value in values)
+    columns = samples or model.shape(model.logits)[1]
     budget = _PIECE_BYTES.get(jax.default_backend(), _PIECE_BYTES_ELSEWHERE)
-    limit = max(budget // (4 * entries * (samples or outputs)), _SMALLEST_PIECE)
+    limit = max(budget // (4 * entries * columns), _SMALLEST_PIECE)
     examples = batch.labels.shape[0]
-    size = max(math.ceil(examples / math.ceil(examples / limit)), 2)
+    size = math.ceil(examples / math.ceil(examples / limit))
     for first in range(0, examples, size):
         rows = np.arange(first, first + size)
         weights = (rows < examples).astype(np.float32)
@@ -114,7 +96,7 @@ def _pieces(
 
 
 def ggn_diagonal(
-    apply_fn: ApplyFn,
+    model: Any,
     variables: Params,
     batches: Batch | Iterable[Batch],
     *,
@@ -129,7 +111,8 @@ def ggn_diagonal(
     For cross-entropy this is E_x sum_c p_c (d log p_c / d theta_k)^2.
 
     Args:
-      apply_fn, variables, batches, loss: as in `gradient`.
+      model: a function in evaluation mode, which is traced, or its `Trace` or `UnitGraph`.
+      variables, batches, loss: as in `gradient`.
       key: ``None`` for the exact diagonal; a random key for its Monte Carlo estimate.
       samples: draws for each example of the estimate; 1 when ``None``.
 
@@ -140,7 +123,8 @@ def ggn_diagonal(
 
     Raises:
       ValueError: no batches, no `Loss`, labels that do not match, inputs or labels that are not
-        finite, a model that cannot be traced, `samples` without `key`, or a key that is none.
+        finite, a model that cannot be traced, that mixes examples or that depends on Python-side
+        state, `samples` without `key`, or a key that is none.
 
     Source: Laurent et al. 2020, *Revisiting Loss Modelling for Unstructured Pruning*, section 3.
     """
@@ -153,11 +137,9 @@ def ggn_diagonal(
 
     def sums() -> Iterator[tuple[int, PyTree]]:
         start = 0
-        for batch in averaging.checked(apply_fn, variables, batches, loss):
-            for first, piece, weights in _pieces(apply_fn, variables, batch, draws):
-                part = _ggn_sum(
-                    apply_fn, loss, draws, variables, piece, weights, key, start + first
-                )
+        for trace, batch in averaging.traced(model, variables, batches, loss):
+            for first, piece, weights in _pieces(trace, batch, draws):
+                part = _ggn_sum(trace, loss, draws, variables, piece, weights, key, start + first)
                 yield int(weights.sum()), part
             start += batch.labels.shape[0]
 

@@ -1,26 +1,29 @@
-"""Squared per-example gradients of a leaf, from its layers' inputs and cotangents."""
+"""Squared per-example gradients of a leaf, from its layers' inputs and cotangents.
 
+One example of a layer is a product of matrices, group by group:
+
+    f_gpo = sum_k a_gpk w_gko,   dL/dw_gko = sum_p a_gpk dL/df_gpo
+
+with groups g of the kernel, positions p where it is applied, inputs k and outputs o.
+"""
+
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pruning_jax.curvature import layer_operands
-from pruning_jax.tracing import equations
-from pruning_jax.tracing.equations import BatchAxis, Equations
-from pruning_jax.tracing.provenance import Use
-from pruning_jax.types import Array
+from pruning_jax import tracing, trees
+from pruning_jax.curvature.averaging import at_least_single
+from pruning_jax.tracing import Equation, Equations, Use
+from pruning_jax.types import Array, Params
 
 
-def needed(model: Equations, uses: Sequence[Use]) -> frozenset[int]:
-    """The values that the gradients of these uses are made of."""
-    values = set()
-    for use in uses:
-        values.update(model.equations[use.equation].inputs)
-        for step in use.view.steps:
-            values.update(model.equations[step].inputs)
-    return frozenset(values)
+def data(model: Equations, use: Use) -> int:
+    """The value that meets the leaf at this use."""
+    return model.equations[use.equation].inputs[1 - use.operand]
 
 
 def output(model: Equations, use: Use) -> int:
@@ -28,52 +31,208 @@ def output(model: Equations, use: Use) -> int:
     return model.equations[use.equation].outputs[0]
 
 
-def _some_examples(array: Array, axes: BatchAxis, first: Array, size: int) -> Array:
-    """`size` of the examples of an array, from the one numbered `first` on."""
-    axis, before, after = axes
-    shape = array.shape
-    split = array.reshape(*shape[:axis], before, -1, after, *shape[axis + 1 :])
-    taken = lax.dynamic_slice_in_dim(split, first, size, axis + 1)
-    return taken.reshape(*shape[:axis], before * size * after, *shape[axis + 1 :])
+def _free(rank: int, *taken: Sequence[int]) -> list[int]:
+    return [axis for axis in range(rank) if not any(axis in axes for axes in taken)]
 
 
-def _kernel_gradients(
-    model: Equations, use: Use, leaf: Array, arrays: Mapping, data: Array, cotangents: Array
+def _inverse(order: Sequence[int]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def _joined(array: Array, *groups: Sequence[int]) -> Array:
+    """One axis for each group of axes."""
+    sizes = [math.prod(array.shape[axis] for axis in group) for group in groups]
+    return array.transpose([axis for group in groups for axis in group]).reshape(sizes)
+
+
+def _dense_inputs(model: Equations, use: Use, array: Array) -> Array:
+    numbers = model.equations[use.equation].params["dimension_numbers"]
+    contracting, batching = (axes[1 - use.operand] for axes in numbers)
+    return _joined(array, batching, _free(array.ndim, contracting, batching), contracting)
+
+
+def _dense_outputs(model: Equations, use: Use, cotangent: Array) -> Array:
+    contracting, batching = model.equations[use.equation].params["dimension_numbers"]
+    side, shared, rank = 1 - use.operand, len(batching[0]), cotangent.ndim
+    positions = len(model.shape(data(model, use))) - len(contracting[side]) - shared
+    first = shared if side == 0 else rank - positions
+    places = range(first, first + positions)
+    return _joined(cotangent, range(shared), places, _free(rank, range(shared), places))
+
+
+def _dense_to_operand(model: Equations, use: Use, kernel: Array) -> Array:
+    equation = model.equations[use.equation]
+    contracting, batching = (axes[use.operand] for axes in equation.params["dimension_numbers"])
+    shape = model.shape(equation.inputs[use.operand])
+    order = [*batching, *contracting, *_free(len(shape), batching, contracting)]
+    return kernel.reshape([shape[axis] for axis in order]).transpose(_inverse(order))
+
+
+def _patches(array: Array, equation: Equation, window: Sequence[int]) -> Array:
+    """The inputs under the kernel, shape (rows, *output sizes, offsets, channels)."""
+    params = equation.params
+    lhs = params["dimension_numbers"].lhs_spec
+    x = array.transpose(lhs[0], *lhs[2:], lhs[1])
+    padding = [
+        (low, high, dilation - 1)
+        for (low, high), dilation in zip(params["padding"], params["lhs_dilation"], strict=True)
+    ]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
+    strides, dilations = params["window_strides"], params["rhs_dilation"]
+    sizes = [
+        (length - dilation * (size - 1) - 1) // stride + 1
+        for length, size, dilation, stride in zip(
+            x.shape[1:-1], window, dilations, strides, strict=True
+        )
+    ]
+    taken = []
+    for offset in itertools.product(*map(range, window)):
+        start = [o * dilation for o, dilation in zip(offset, dilations, strict=True)]
+        limit = [
+            s + (size - 1) * stride + 1
+            for s, size, stride in zip(start, sizes, strides, strict=True)
+        ]
+        taken.append(
+            lax.slice(x, (0, *start, 0), (x.shape[0], *limit, x.shape[-1]), (1, *strides, 1))
+        )
+    return jnp.stack(taken, axis=-2)
+
+
+def _conv_inputs(model: Equations, use: Use, array: Array) -> Array:
+    equation = model.equations[use.equation]
+    shape = model.shape(equation.inputs[1])
+    window = [shape[axis] for axis in equation.params["dimension_numbers"].rhs_spec[2:]]
+    patches = _patches(array, equation, window)
+    patches = patches.reshape(*patches.shape[:-1], equation.params["feature_group_count"], -1)
+    rank = patches.ndim
+    return _joined(patches, [rank - 2], range(rank - 3), [rank - 3, rank - 1])
+
+
+def _conv_outputs(model: Equations, use: Use, cotangent: Array) -> Array:
+    params = model.equations[use.equation].params
+    spec = params["dimension_numbers"].out_spec
+    d = cotangent.transpose(spec[0], *spec[2:], spec[1])
+    d = d.reshape(*d.shape[:-1], params["feature_group_count"], -1)
+    return _joined(d, [d.ndim - 2], range(d.ndim - 2), [d.ndim - 1])
+
+
+def _conv_to_operand(model: Equations, use: Use, kernel: Array) -> Array:
+    equation = model.equations[use.equation]
+    spec, groups = (
+        equation.params["dimension_numbers"].rhs_spec,
+        equation.params["feature_group_count"],
+    )
+    shape = model.shape(equation.inputs[1])
+    outputs, channels, *window = (shape[axis] for axis in spec)
+    kernel = kernel.reshape(groups, *window, channels, outputs // groups)
+    last = kernel.ndim - 1
+    kernel = kernel.transpose(0, last, last - 1, *range(1, last - 1))
+    return kernel.reshape(outputs, channels, *window).transpose(_inverse(spec))
+
+
+_PRODUCTS = {
+    "dense": (_dense_inputs, _dense_outputs, _dense_to_operand),
+    "conv": (_conv_inputs, _conv_outputs, _conv_to_operand),
+}
+"""Kind of a layer -> a and dL/df of one example, and w back in the layout of its operand."""
+
+
+def _matrices(model: Equations, use: Use, array: Array, cotangents: Array) -> tuple[Array, Array]:
+    """Inputs (n, groups, positions, inputs) and cotangents (c, n, groups, positions, outputs)."""
+    inputs, outputs, _ = _PRODUCTS[use.kind]
+    a = jax.vmap(lambda x: inputs(model, use, x))(array)
+    d = jax.vmap(jax.vmap(lambda x: outputs(model, use, x)))(cotangents)
+    dtype = jnp.promote_types(jnp.promote_types(a.dtype, d.dtype), jnp.float32)
+    return a.astype(dtype), d.astype(dtype)
+
+
+def _by_one_convolution(model: Equations, use: Use) -> bool:
+    """Whether `_window_squares` does it: on CPU it compiles and runs faster than patches."""
+    groups = model.equations[use.equation].params.get("feature_group_count")
+    return use.kind == "conv" and groups == 1 and jax.default_backend() == "cpu"
+
+
+def _window_squares(model: Equations, use: Use, array: Array, cotangents: Array) -> Array:
+    """sum_c (dL_c / dw)^2 of one example: its inputs are convolved with the cotangents.
+
+        dL_c/dw_rio = sum_p a_{i, sp + dr} dL_c/df_po
+
+    Strides s and dilations d trade places, and the input channels i are the examples.
+
+    Returns:
+      Shape (groups, inputs, outputs), as `_conv_to_operand` takes it.
+    """
+    equation = model.equations[use.equation]
+    params, numbers = equation.params, equation.params["dimension_numbers"]
+    shape, out = model.shape(equation.inputs[1]), numbers.out_spec
+    window = [shape[axis] for axis in numbers.rhs_spec[2:]]
+    d = cotangents.transpose(*(axis + 1 for axis in (*out[2:], out[0])), 0, out[1] + 1)
+    d = d.reshape(*d.shape[:-2], -1)
+    a = array.transpose(numbers.lhs_spec[1], *numbers.lhs_spec[2:], numbers.lhs_spec[0])
+    strides, dilations = params["window_strides"], params["rhs_dilation"]
+    padding = []
+    for axis, (low, _) in enumerate(params["padding"]):
+        inner = params["lhs_dilation"][axis]
+        length = (window[axis] - 1) * dilations[axis] + (d.shape[axis] - 1) * strides[axis] + 1
+        present = low + (a.shape[axis + 1] - 1) * inner + 1
+        padding.append((low, length - present, inner - 1))
+    a = lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
+    places = tuple(range(1, a.ndim - 1))
+    layout = lax.ConvDimensionNumbers(
+        (0, a.ndim - 1, *places),
+        (a.ndim - 1, a.ndim - 2, *range(a.ndim - 2)),
+        (0, a.ndim - 1, *places),
+    )
+    gradients = lax.conv_general_dilated(
+        a, d, dilations, "VALID", rhs_dilation=strides, dimension_numbers=layout
+    )
+    gradients = gradients.reshape(*gradients.shape[:-1], len(cotangents), -1)
+    squares = jnp.moveaxis(jnp.sum(gradients**2, axis=-2), 0, -2)
+    return squares.reshape(1, -1, squares.shape[-1])
+
+
+def _view(model: Equations, use: Use, variables: Params) -> Callable[[Array], Array]:
+    """The operand as a function of the leaf."""
+    value = model.equations[use.equation].inputs[use.operand]
+
+    def view(leaf: Array) -> Array:
+        known = model.known(variables) | {model.leaves[use.view.leaf]: leaf}
+        return tracing.evaluate(model, known, [value])[value]
+
+    return view
+
+
+def _is_injective(model: Equations, use: Use) -> bool:
+    """Whether every entry of the leaf is in the operand at most once."""
+    results = [model.equations[step].outputs[0] for step in use.view.steps]
+    entries = [math.prod(model.shape(v)) for v in (model.leaves[use.view.leaf], *results)]
+    return all(after <= before for before, after in itertools.pairwise(entries))
+
+
+def _gradients(
+    model: Equations, use: Use, variables: Params, leaf: Array, array: Array, cotangents: Array
 ) -> Array:
     """The gradients of some examples, shape (columns, examples, *leaf)."""
-    view = layer_operands.from_leaf(model, use, arrays)
+    equation, view = model.equations[use.equation], _view(model, use, variables)
+    if use.kind in _PRODUCTS:
+        a, d = _matrices(model, use, array, cotangents)
+        kernels = jnp.einsum("ngpk,cngpo->cngko", a, d)
 
-    def to_leaf(kernel: Array) -> Array:
-        in_layout = layer_operands.TO_OPERAND[use.kind](model, use, kernel).astype(leaf.dtype)
-        return jax.linear_transpose(view, leaf)(in_layout)[0]
+        def to_leaf(kernel: Array) -> Array:
+            operand = _PRODUCTS[use.kind][2](model, use, kernel).astype(leaf.dtype)
+            return jax.linear_transpose(view, leaf)(operand)[0]
 
-    a, d = layer_operands.operands(model, use, data, cotangents)
-    return jax.vmap(jax.vmap(to_leaf))(jnp.einsum("ngpk,cngpo->cngko", a, d))
+        return jax.vmap(jax.vmap(to_leaf))(kernels)
 
+    def one(array: Array, cotangent: Array) -> Array:
+        def layer(leaf: Array) -> Array:
+            if use.kind == "bias":
+                return jnp.broadcast_to(view(leaf), cotangent.shape)
+            return tracing.bind(equation, [view(leaf), array])[0]
 
-def _other_gradients(
-    model: Equations, use: Use, leaf: Array, arrays: Mapping, data: Array, cotangents: Array
-) -> Array:
-    """The same for a bias or an embedding."""
-    equation = model.equations[use.equation]
-    view = layer_operands.from_leaf(model, use, arrays)
+        return jax.linear_transpose(layer, leaf)(cotangent)[0]
 
-    def by_example(array: Array, value: int) -> Array:
-        return layer_operands.arrange(
-            array, model.batch[value], [[axis] for axis in range(array.ndim)]
-        )
-
-    def forward(leaf: Array, data: Array) -> Array:
-        if use.kind == "bias":
-            return jnp.broadcast_to(view(leaf), data.shape)
-        return equations.bind(equation, [view(leaf), data])[0]
-
-    def one(data: Array, cotangent: Array) -> Array:
-        return jax.linear_transpose(lambda leaf: forward(leaf, data), leaf)(cotangent)[0]
-
-    every = by_example(data, equation.inputs[1 - use.operand])
-    columns = jax.vmap(lambda d: by_example(d, equation.outputs[0]))(cotangents)
-    return jax.vmap(jax.vmap(one), in_axes=(None, 0))(every, columns)
+    return jax.vmap(jax.vmap(one), in_axes=(None, 0))(array, cotangents)
 
 
 def _examples_at_once(examples: int) -> int:
@@ -83,31 +242,26 @@ def _examples_at_once(examples: int) -> int:
     return max(size for size in range(1, 33) if examples % size == 0)
 
 
-def _sum_over_examples(
-    model: Equations, uses: Sequence[Use], arrays: Mapping, cotangents: Mapping, function: Callable
-) -> Array:
-    """Sums function([(data, cotangents) of each use]) over groups of examples."""
-    values = [
-        (model.equations[use.equation].inputs[1 - use.operand], output(model, use)) for use in uses
-    ]
-    size = _examples_at_once(model.examples)
+Parts = Sequence[tuple[Array, Array]]
+"""Data (examples, ...) and cotangents (columns, examples, ...) of every use."""
 
-    def parts(first: Array) -> list[tuple[Array, Array]]:
+
+def _sum_over_examples(parts: Parts, function: Callable[[Parts], Array]) -> Array:
+    """Sums a function of some examples over all of them."""
+    examples = parts[0][1].shape[1]
+    size = _examples_at_once(examples)
+
+    def some(first: Array) -> Parts:
         return [
-            (
-                _some_examples(arrays[data], model.batch[data], first, size),
-                jax.vmap(lambda d, v=out: _some_examples(d, model.batch[v], first, size))(
-                    cotangents[out]
-                ),
-            )
-            for data, out in values
+            tuple(lax.dynamic_slice_in_dim(x, first, size, axis) for axis, x in enumerate(part))
+            for part in parts
         ]
 
     def add(total: Array, first: Array) -> tuple[Array, None]:
-        return total + function(parts(first)), None
+        return total + function(some(first)), None
 
-    start = jnp.zeros_like(jax.eval_shape(lambda: function(parts(0))))
-    return lax.scan(add, start, jnp.arange(0, model.examples, size))[0]
+    start = jnp.zeros_like(jax.eval_shape(lambda: function(some(0))))
+    return lax.scan(add, start, jnp.arange(0, examples, size))[0]
 
 
 def _sum_of_squares(columns: Array) -> Array:
@@ -117,36 +271,30 @@ def _sum_of_squares(columns: Array) -> Array:
     )
 
 
-def _kernel_squares(model: Equations, use: Use, arrays: Mapping, cotangents: Mapping) -> Array:
+def _kernel_squares(model: Equations, use: Use, part: tuple[Array, Array]) -> Array:
     """sum_n sum_c (dL_nc / dW)^2 in the layout of the operand."""
 
-    def squares(parts: list[tuple[Array, Array]]) -> Array:
-        a, d = layer_operands.operands(model, use, *parts[0])
+    def squares(parts: Parts) -> Array:
+        if _by_one_convolution(model, use):
+            array, cotangents = map(at_least_single, parts[0])
+            return _window_squares(model, use, array[0], cotangents[:, 0])
+        a, d = _matrices(model, use, *parts[0])
         return jnp.sum(jnp.einsum("ngpk,cngpo->ngkco", a, d) ** 2, axis=(0, 3))
 
-    equation = model.equations[use.equation]
-    data, out = equation.inputs[1 - use.operand], output(model, use)
-    if use.kind == "dense" and layer_operands.positions_of(model, use) == 1:
-        a, d = layer_operands.operands(model, use, arrays[data], cotangents[out])
+    shape = jax.eval_shape(lambda: _matrices(model, use, *part))[0].shape
+    if use.kind == "dense" and shape[2] == 1:
+        a, d = _matrices(model, use, *part)
         total = jnp.einsum("ngpk,ngpo->gko", a**2, _sum_of_squares(d))
     else:
-        total = _sum_over_examples(model, [use], arrays, cotangents, squares)
-    return layer_operands.TO_OPERAND[use.kind](model, use, total)
+        total = _sum_over_examples([part], squares)
+    return _PRODUCTS[use.kind][2](model, use, total)
 
 
-def at_least_single(array: Array) -> Array:
-    """The array in at least 32 bits."""
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-
-
-def _half_precision_leaf(
-    model: Equations, use: Use, leaf: Array, arrays: Mapping, squares: Array
-) -> Array:
+def _through_view(view: Callable[[Array], Array], leaf: Array, squares: Array) -> Array:
     """Squares in the operand's layout as those of the leaf, scaled so that halves hold them."""
-    view = layer_operands.from_leaf(model, use, arrays)
-    if not use.view.steps:
-        return squares
     entries, pull_back = jax.vjp(view, jnp.ones_like(leaf))
+    if leaf.dtype.itemsize >= 4:
+        return pull_back((squares * entries).astype(entries.dtype))[0]
     largest = jnp.max(squares)
     scale = jnp.where(largest > 0, largest, 1.0)
     scaled = squares / scale * entries
@@ -156,7 +304,7 @@ def _half_precision_leaf(
 def squared_sum(
     model: Equations,
     uses: Sequence[Use],
-    leaf: Array,
+    variables: Params,
     arrays: Mapping[int, Array],
     cotangents: Mapping[int, Array],
 ) -> Array:
@@ -167,38 +315,31 @@ def squared_sum(
     Args:
       model: the equations.
       uses: all the uses of one leaf.
-      leaf: its array.
-      arrays: the values that `needed` names.
-      cotangents: output of a use -> (columns, *shape of the output).
+      variables: the model's.
+      arrays: the data of every use but a bias's -> (examples, *shape).
+      cotangents: the output of every use -> (columns, examples, *shape).
 
     Returns:
       An array like the leaf, in at least single precision.
     """
-    if (
-        len(uses) == 1
-        and uses[0].kind in layer_operands.OPERANDS
-        and layer_operands.is_injective(model, uses[0])
-    ):
-        squares = _kernel_squares(model, uses[0], arrays, cotangents)
-        if leaf.dtype.itemsize < 4:
-            return _half_precision_leaf(model, uses[0], leaf, arrays, squares)
-        view = layer_operands.from_leaf(model, uses[0], arrays)
-        entries, pull_back = jax.vjp(view, jnp.ones_like(leaf))
-        return pull_back((squares * entries).astype(entries.dtype))[0]
+    leaf = trees.named_leaves(variables)[uses[0].view.leaf]
+    parts = []
+    for use in uses:
+        d = cotangents[output(model, use)]
+        parts.append((arrays.get(data(model, use), d[0]), d))
+    if len(uses) == 1 and uses[0].kind in _PRODUCTS and _is_injective(model, uses[0]):
+        squares = _kernel_squares(model, uses[0], parts[0])
+        if not uses[0].view.steps:
+            return squares
+        return _through_view(_view(model, uses[0], variables), leaf, squares)
 
-    def squares_of_sum(parts: list[tuple[Array, Array]]) -> Array:
+    def squares_of_sum(parts: Parts) -> Array:
         gradients = [
-            (_kernel_gradients if use.kind in layer_operands.OPERANDS else _other_gradients)(
-                model, use, leaf, arrays, *part
-            )
+            _gradients(model, use, variables, leaf, *part)
             for use, part in zip(uses, parts, strict=True)
         ]
         return jnp.sum(at_least_single(sum(gradients)) ** 2, axis=(0, 1))
 
     if all(use.kind == "bias" for use in uses):
-        outputs = [output(model, use) for use in uses]
-        others = [model.equations[use.equation].inputs[1 - use.operand] for use in uses]
-        return squares_of_sum(
-            [(arrays[v], cotangents[o]) for v, o in zip(others, outputs, strict=True)]
-        )
-    return _sum_over_examples(model, uses, arrays, cotangents, squares_of_sum)
+        return squares_of_sum(parts)
+    return _sum_over_examples(parts, squares_of_sum)

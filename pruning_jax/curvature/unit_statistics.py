@@ -1,8 +1,8 @@
-"""What the unit criteria need to know of the data, from one pass over it."""
+"""What unit criteria and the folding of means need to know of the data, from one pass over it."""
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pruning_jax import losses
-from pruning_jax.curvature import averaging, purity
+from pruning_jax.curvature import averaging, derivatives
 from pruning_jax.losses import Loss
-from pruning_jax.tracing import equations
-from pruning_jax.tracing.layouts import BatchAxis
-from pruning_jax.types import ApplyFn, Array, Batch, Params
+from pruning_jax.tracing import Trace
+from pruning_jax.types import Array, Batch, Params, PyTree
 from pruning_jax.units import Reading, UnitGraph, UnitSpace
 
 Place = tuple[int, int]
@@ -65,59 +64,43 @@ def _add(left: tuple, right: tuple) -> tuple:
     return tuple(a + b for a, b in zip(left, right, strict=True))
 
 
-def _over_positions(
-    array: Array, gradient: Array, axis: int, batch: BatchAxis, examples: int
-) -> list[Array]:
-    """Means over positions of g, a g, a, a^2 and [a <= 0], each (examples, size of the axis)."""
-    at = batch.axis
-    shape = (*array.shape[:at], batch.before, examples, batch.after, *array.shape[at + 1 :])
-    wide = jnp.promote_types(array.dtype, jnp.float32)
-    a, g = (each.astype(wide).reshape(shape) for each in (array, gradient))
-    kept = at + 1, axis if axis < at else axis + 2
-    terms = (g, a * g, a, a * a, (a <= 0).astype(wide))
-    others = [other for other in range(len(shape)) if other not in kept]
-    sums = jax.lax.reduce(terms, (np.zeros((), wide),) * len(terms), _add, others)
-    positions = math.prod(shape[other] for other in others)
-    return [(each if kept[0] < kept[1] else each.T) / positions for each in sums]
+def _over_positions(terms: Sequence[Array], axis: int) -> list[Array]:
+    """Means over positions of arrays (examples, *shape), each (examples, size of the axis)."""
+    shape, dtype = terms[0].shape, terms[0].dtype
+    others = [other for other in range(1, len(shape)) if other != axis + 1]
+    sums = jax.lax.reduce(tuple(terms), (np.zeros((), dtype),) * len(terms), _add, others)
+    return [total / math.prod(shape[other] for other in others) for total in sums]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _read(
-    apply_fn: ApplyFn,
-    loss: Loss,
-    places: tuple[Place, ...],
-    names: tuple[str, ...],
-    variables: Params,
-    batch: Batch,
+    trace: Trace, loss: Loss, places: tuple[Place, ...], variables: Params, batch: Batch
 ) -> tuple[dict[Place, _PerExample], dict[Place, _Averaged]]:
     """One forward and one backward pass: what each example says, and sums over them."""
-    examples = batch.labels.shape[0]
-    if examples == 1:
-        batch = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), batch)
-    model = equations.read(apply_fn, variables, batch.inputs)
-    if tuple(equation.name for equation in model.equations) != names:
-        raise ValueError(
-            f"apply_fn runs other operations for {examples} examples than those of the graph; it "
-            "must be the same for any number of examples, and for inputs of the graph's dtype"
-        )
-    values = dict(places)
-    taps = {v: jnp.zeros(model.avals[v].shape, model.avals[v].dtype) for v in values}
-    logits, pull_back, arrays = jax.vjp(
-        lambda t: equations.evaluate(model, variables, batch.inputs, t, values.__contains__),
-        taps,
-        has_aux=True,
+    values = {value for value, _ in places}
+    logits, arrays, pull_back = derivatives.backward(
+        trace.model, values, values, variables, batch.inputs
     )
-    slopes = jax.grad(lambda f: jnp.sum(loss.value(f, batch.labels)))(logits)
-    (gradients,) = pull_back(slopes)
+    gradients = pull_back(jax.grad(lambda f: jnp.sum(loss.value(f, batch.labels)))(logits))
     rows, sums = {}, {}
     for value, axis in places:
-        found = _over_positions(
-            arrays[value], gradients[value], axis, model.batch[value], model.examples
-        )
-        found = [each[:examples] for each in found]
-        rows[value, axis] = _PerExample(*found[:2])
-        sums[value, axis] = _Averaged(*(each.sum(0) for each in found[2:]))
+        a, g = map(averaging.at_least_single, (arrays[value], gradients[value]))
+        terms = (g, a * g, a, a * a, (a <= 0).astype(a.dtype))
+        means = _over_positions(terms, axis)
+        rows[value, axis] = _PerExample(*means[:2])
+        sums[value, axis] = _Averaged(*(mean.sum(0) for mean in means[2:]))
     return rows, sums
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _activation_sums(
+    trace: Trace, places: tuple[Place, ...], variables: Params, inputs: PyTree
+) -> dict[int, Array]:
+    """One forward pass: the means over positions, summed over examples."""
+    values = {value for value, _ in places}
+    arrays = derivatives.forward(trace.model, values, variables, inputs, {})
+    arrays = {value: averaging.at_least_single(array) for value, array in arrays.items()}
+    return {v: _over_positions([arrays[v]], axis)[0].sum(0) for v, axis in places}
 
 
 def _of_units(reading: Reading, size: int, array: Array) -> Array:
@@ -130,15 +113,18 @@ def _of_units(reading: Reading, size: int, array: Array) -> Array:
     return sums / np.maximum(np.bincount(units, minlength=size), 1).astype(array.dtype)
 
 
-def _mean_over_readings(space: UnitSpace, found: dict[Place, Array]) -> Array:
+def _sum_over_readings(space: UnitSpace, arrays: dict[Place, Array]) -> Array:
+    return sum(_of_units(r, space.size, arrays[r.value, r.axis]) for r in space.readings)
+
+
+def _mean_over_readings(space: UnitSpace, arrays: dict[Place, Array]) -> Array:
     """The mean over those readings of a space that hold the unit."""
-    total = sum(_of_units(r, space.size, found[r.value, r.axis]) for r in space.readings)
+    total = _sum_over_readings(space, arrays)
     holding = sum(np.isin(np.arange(space.size), r.units) for r in space.readings)
     return total / holding.astype(total.dtype)
 
 
 def unit_statistics(
-    apply_fn: ApplyFn,
     graph: UnitGraph,
     variables: Params,
     batches: Batch | Iterable[Batch],
@@ -155,9 +141,8 @@ def unit_statistics(
     examples of a chunk and abar is the mean over a chunk.)
 
     Args:
-      apply_fn: the model, in evaluation mode.
-      graph: its unit graph.
-      variables: its variables.
+      graph: the unit graph of a model.
+      variables: the model's variables.
       batches: one batch or an iterable of them, any number of examples in each.
       loss: one of `losses.LOSSES`.
 
@@ -167,28 +152,18 @@ def unit_statistics(
     Raises:
       ValueError: no batches, no `Loss` or no graph, labels that do not match the inputs or the
         outputs, inputs or labels that are not finite, variables or inputs of other shapes than the
-        graph's, a model that depends on Python-side state, or another one than the graph's.
+        graph's, a model that mixes examples or that depends on Python-side state.
 
     Source: Evci et al. 2018, *Mean Replacement Pruning*, section 3.
     """
-    if not isinstance(graph, UnitGraph):
-        raise ValueError(
-            f"graph is a {type(graph).__name__}; it must be a UnitGraph, as "
-            "units.graph(tracing.trace(apply_fn, variables, inputs))"
-        )
-    spaces, model = graph.prunable, graph.trace.model
-    places = tuple(dict.fromkeys((r.value, r.axis) for s in spaces for r in s.readings))
-    values = [value for value, _ in places]
-    names = tuple(equation.name for equation in model.equations)
+    spaces, places = _check_graph(graph).prunable, _places(graph)
     parts, sums = [], []
-    for batch in averaging.checked(apply_fn, variables, batches, loss):
-        if not parts:
-            purity.check(apply_fn, model, variables, batch.inputs)
-        rows, total = _read(apply_fn, loss, places, names, variables, batch)
+    for trace, batch in averaging.traced(graph, variables, batches, loss):
+        rows, total = _read(trace, loss, places, variables, batch)
         parts.append(rows)
         sums.append((batch.labels.shape[0], total))
     averages = averaging.mean(sums)
-    rows = jax.tree.map(lambda *each: jnp.concatenate(each), *parts)
+    rows = jax.tree.map(lambda *chunks: jnp.concatenate(chunks), *parts)
     removal = {place: -row.product for place, row in rows.items()}
     replacement = {
         place: averages[place].activation * row.gradient - row.product
@@ -196,14 +171,70 @@ def unit_statistics(
     }
     squares = {place: average.square for place, average in averages.items()}
     zeros = {place: average.zeros for place, average in averages.items()}
-
-    def summed(space: UnitSpace, found: dict[Place, Array]) -> Array:
-        return sum(_of_units(r, space.size, found[r.value, r.axis]) for r in space.readings)
-
     return UnitStatistics(
-        means={v: averages[v, axis].activation for v, axis in places if values.count(v) == 1},
-        removal={space.name: summed(space, removal) for space in spaces},
-        replacement={space.name: summed(space, replacement) for space in spaces},
+        means={v: averages[v, axis].activation for v, axis in _places(graph, alone=True)},
+        removal={space.name: _sum_over_readings(space, removal) for space in spaces},
+        replacement={space.name: _sum_over_readings(space, replacement) for space in spaces},
         mean_square={space.name: _mean_over_readings(space, squares) for space in spaces},
         zeros={space.name: _mean_over_readings(space, zeros) for space in spaces},
     )
+
+
+def unit_means(
+    graph: UnitGraph, variables: Params, batches: Batch | Iterable[Batch]
+) -> dict[int, Array]:
+    """The mean activation of every unit that may be pruned.
+
+        abar_j = E_x mean_p a_j(x, p)
+
+    over examples x and positions p, after layer, norm and function, before pooling. It is the
+    `means` of `unit_statistics`, from forward passes alone.
+
+    Args:
+      graph, variables, batches: as in `unit_statistics`.
+
+    Returns:
+      Value of a reading -> means, shape (size of its axis of units,). A value that is read along
+      several axes has none.
+
+    Raises:
+      ValueError: as `unit_statistics`.
+
+    Source: Evci et al. 2018, *Mean Replacement Pruning*, section 3.
+    """
+    places = _places(_check_graph(graph), alone=True)
+
+    def sums() -> Iterator[tuple[int, PyTree]]:
+        for trace, batch in averaging.traced(graph, variables, batches, losses.cross_entropy):
+            part = _activation_sums(trace, places, variables, batch.inputs)
+            yield batch.labels.shape[0], part
+
+    return averaging.mean(sums())
+
+
+def axes_read(graph: UnitGraph) -> dict[int, set[int]]:
+    """The values at which units that may be pruned are read, and along which axes."""
+    axes: dict[int, set[int]] = {}
+    for reading in (reading for space in graph.prunable for reading in space.readings):
+        axes.setdefault(reading.value, set()).add(reading.axis)
+    return axes
+
+
+def _places(graph: UnitGraph, alone: bool = False) -> tuple[Place, ...]:
+    """Where units are read; with `alone`, only in the arrays that are read along one axis."""
+    axes = axes_read(graph).items()
+    return tuple(
+        (v, axis)
+        for v, several in axes
+        if not alone or len(several) == 1
+        for axis in sorted(several)
+    )
+
+
+def _check_graph(graph: UnitGraph) -> UnitGraph:
+    if not isinstance(graph, UnitGraph):
+        raise ValueError(
+            f"graph is a {type(graph).__name__}; it must be a UnitGraph, as "
+            "units.graph(tracing.trace(apply_fn, variables, inputs))"
+        )
+    return graph

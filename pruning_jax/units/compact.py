@@ -66,13 +66,13 @@ def compact(
 
     Raises:
       ValueError: masks that do not fit the graph or whose values are not known (under ``jit``);
-        variables of other shapes; both of `added` and `train_fn`; groups of a grouped convolution left unequal; what cannot be
-        narrowed, by name.
+        variables of other shapes; both of `added` and `train_fn`; groups of a grouped convolution
+        left unequal; what cannot be narrowed, by name.
     """
     if added and train_fn is not None:
         raise ValueError(
-            "give added or train_fn, not both: the constants are those of the network in evaluation "
-            "mode; to train on, fold the means into biases (replacement.fold_means) and cut then"
+            "give added or train_fn, not both: the constants are for evaluation mode; to train on, "
+            "fold the means into biases (replacement.fold_means) and cut then"
         )
     tracing.check_variables(graph.trace.model, variables)
     kept = rounded(graph, unit_masks, 1)
