@@ -1,8 +1,8 @@
 """Every benchmark, one after another: `python -m benchmarks`."""
 
-from benchmarks import ggn, landscape, selection, training, units
+from benchmarks import compact, ggn, landscape, selection, training, units
 from benchmarks.growth import command as growth
 
-for benchmark in (ggn, training, selection, units, landscape, growth):
+for benchmark in (ggn, training, selection, units, compact, landscape, growth):
     benchmark.main()
     print()

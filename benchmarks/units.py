@@ -1,8 +1,8 @@
-"""Units on CPU: the graph of a ResNet-56, unit scores, and one whole probe against PyTorch.
+"""Units on CPU: the graphs of large networks, unit scores, and one whole probe against PyTorch.
 
     python -m benchmarks.units
 
-The graph is compared with `jax.make_jaxpr` of the same function, which is traced anew every time;
+A graph is compared with `jax.make_jaxpr` of the same function, which is traced anew every time;
 the scores with one forward and backward pass; the probe (12 curves, 6 fractions, 5 layer sets,
 1,000 examples, Small Conv) with the same work in PyTorch eager, one variant after another. The
 penalties of both sides are compared before the times.
@@ -10,13 +10,13 @@ penalties of both sides are compared before the times.
 
 import importlib.util
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks import timing
+from benchmarks import networks, timing
 from pruning_jax import criteria, curvature, losses, models, tracing, units
 from pruning_jax.analysis import variants
 from pruning_jax.types import Batch
@@ -34,15 +34,13 @@ SETS = {
 }
 
 
-def graph_of_resnet() -> None:
-    """Prints how the trace and unit graph of a ResNet-56 compare with its jaxpr."""
-    module = models.build("resnet", CLASSES, depth=56)
-    inputs = np.zeros((2, 32, 32, 3), np.float32)
-    variables, apply_fn = models.init(module, jax.random.key(0), inputs), models.apply_fn(module)
+def graph_of(name: str) -> None:
+    """Prints how the trace and unit graph of a large network compare with its jaxpr."""
+    module, variables, inputs = networks.shapes(name)
 
-    def anew():
+    def anew() -> Callable:
         """A function that JAX has no jaxpr of yet."""
-        return lambda variables, inputs: apply_fn(variables, inputs)
+        return lambda variables, inputs: module.apply(variables, inputs)
 
     def jaxpr() -> None:
         jax.make_jaxpr(anew())(variables, inputs)
@@ -51,7 +49,7 @@ def graph_of_resnet() -> None:
         units.graph(tracing.trace(anew(), variables, inputs))
 
     times = timing.in_turns({"trace and unit graph": graph, "jax.make_jaxpr": jaxpr})
-    timing.report("ResNet-56", times, "jax.make_jaxpr")
+    timing.report(name, times, "jax.make_jaxpr")
 
 
 def small_conv(examples: int) -> tuple[Any, Any, Batch]:
@@ -236,7 +234,8 @@ def probe(examples: int = EXAMPLES, runs: int = 3) -> None:
 def main() -> None:
     """Prints the three comparisons."""
     print(f"jax {jax.__version__} on {jax.default_backend()}")
-    graph_of_resnet()
+    for name in networks.NETWORKS:
+        graph_of(name)
     scores()
     probe()
 
