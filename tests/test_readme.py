@@ -48,8 +48,11 @@ def test_the_second_snippet_replaces_units_of_the_same_model(ran):
     assert not np.asarray(names["smaller"]["w"])[:, gone].any()
     means = np.asarray(names["statistics"].means[names["graph"]["w"].readings[0].value])
     shift = np.where(gone, means, 0) @ np.asarray(names["variables"]["out"]["w"])
-    assert_close(names["smaller"]["out"]["b"], shift, ROUNDING)
-    assert "penalty" in printed
+    expected = np.asarray(names["variables"]["out"]["b"]) + shift
+    assert_close(names["smaller"]["out"]["b"], expected, ROUNDING)
+    penalties = re.search(r"penalty (\S+), replaced (\S+)", printed)
+    removed, replaced = map(float, penalties.groups())
+    assert 0 < replaced < 0.9 * removed
 
 
 def test_the_last_snippets_measure_utility_and_draw_a_plane(ran):

@@ -1,6 +1,6 @@
 """What the means of removed units add to the outputs of the layers that the units enter."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from pruning_jax import tracing, units
 from pruning_jax.tracing import Equation, Equations
 from pruning_jax.types import Array, Params
-from pruning_jax.units import Consumer, Reading, UnitGraph, UnitMasks, UnitSpace
+from pruning_jax.units import Consumer, UnitGraph, UnitMasks, UnitSpace
 from pruning_jax.units import masks as unit_masking
 
 UnitMeans = Mapping[int, Array]
@@ -31,11 +31,6 @@ class Entering(NamedTuple):
     space: UnitSpace
     consumer: Consumer
     kept: Array
-
-    @property
-    def readings(self) -> list[Reading]:
-        """Where the units are read on their way into the layer."""
-        return [r for r in self.space.readings if r.value in self.consumer.readings]
 
 
 class Removal(NamedTuple):
@@ -161,7 +156,9 @@ def _constants(removal: Removal, entering: list[Entering]) -> dict[int, Array]:
     constants: dict[int, Array] = {}
     axes = _axes_read(removal.graph)
     for here in entering:
-        for reading in here.readings:
+        for reading in here.space.readings:
+            if reading.value not in here.consumer.readings:
+                continue
             if len(axes[reading.value]) > 1:
                 raise Unfoldable(
                     f"the units of {here.space.name!r} share the array that is read at value "
@@ -224,13 +221,9 @@ def _of_removed(removal: Removal, entering: list[Entering]) -> dict[int, Array]:
 def _axes_read(graph: UnitGraph) -> dict[int, set[int]]:
     """The values that are read, and along which axes."""
     axes: dict[int, set[int]] = {}
-    for reading in _readings(graph):
+    for reading in (reading for space in graph.prunable for reading in space.readings):
         axes.setdefault(reading.value, set()).add(reading.axis)
     return axes
-
-
-def _readings(graph: UnitGraph) -> Iterator[Reading]:
-    return (reading for space in graph.prunable for reading in space.readings)
 
 
 def _check_means(graph: UnitGraph, means: UnitMeans, unit_masks: UnitMasks) -> None:
