@@ -216,7 +216,7 @@ def test_an_array_of_two_spaces_is_masked_along_both_axes():
     assert len(unit_masks) == 2
     _, (found,) = variants.measure(graph, variables, batch, [unit_masks])
     removed = units.apply_masks(graph, variables, unit_masks)
-    assert_close(found.zero, evaluation.evaluate(apply_fn, removed, batch))
+    assert_same_metrics(found.zero, evaluation.evaluate(apply_fn, removed, batch))
 
 
 def test_a_model_that_mixes_its_examples_is_refused():
