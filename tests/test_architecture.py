@@ -28,7 +28,7 @@ ONLY_IN = {
     "matplotlib": "pruning_jax/figures",
     "plotly": "pruning_jax/figures",
 }
-MODULE_LINES = 260
+MODULE_LINES = 500
 BODY_LINES = 50
 
 SOURCES = sorted(

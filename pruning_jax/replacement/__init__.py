@@ -5,7 +5,6 @@ training mode the batch's own mean is, and any shift of a layer's output before 
 advantage of replacement measured in training mode behind such a layer is no advantage.
 """
 
-from pruning_jax.curvature import unit_means as unit_means
 from pruning_jax.replacement.folding import Folded as Folded
 from pruning_jax.replacement.folding import bias_shifts as bias_shifts
 from pruning_jax.replacement.folding import fold_means as fold_means

@@ -64,8 +64,7 @@ def score(
     One mean of each unit, over all of D_s, serves both the scores and the folding.
     """
     batches = data.batches(examples.scoring, STATISTICS_CHUNK)
-    apply_fn = workload.pretraining.apply_fn
-    statistics = curvature.unit_statistics(apply_fn, graph, variables, batches)
+    statistics = curvature.unit_statistics(graph, variables, batches)
     key = jax.random.fold_in(jax.random.fold_in(workload.keys(seed).pruning, 2), step)
     return Scored(
         statistics,
