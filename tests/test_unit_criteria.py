@@ -122,7 +122,7 @@ def mlp(variables, x):
 def problem(apply_fn, variables, inputs):
     graph = units.graph(tracing.trace(apply_fn, variables, inputs))
     labels = jax.random.randint(jax.random.key(0), inputs.shape[:1], 0, CLASSES)
-    statistics = curvature.unit_statistics(apply_fn, graph, variables, Batch(inputs, labels))
+    statistics = curvature.unit_statistics(graph, variables, Batch(inputs, labels))
     return graph, statistics
 
 
