@@ -216,7 +216,8 @@ def test_fine_tuning_starts_from_the_probe_and_keeps_removed_units_out(finished,
             (row,) = of_phase(rows, "fine_tuned", **where, **run)
             again = {count: found[count][split] - before["loss"] for count in found}
             assert list(again) == [0, 2, 12]
-            assert_close(again, row["penalty"], NETWORK, scale=max(found.values()))
+            again, wanted = (np.array([*values.values()]) for values in (again, row["penalty"]))
+            assert_close(again, wanted, NETWORK, max(of[split] for of in found.values()))
     for kept, state in seen:
         removed = trees.map_selected(
             lambda mask, leaf: np.asarray(leaf)[~np.asarray(mask)], kept, state.params
