@@ -43,16 +43,31 @@ def ran(tmp_path_factory):
 
 def test_the_second_snippet_replaces_units_of_the_same_model(ran):
     names, printed, _ = ran
-    gone = ~np.asarray(names["kept"]["w"])
+    gone = ~np.asarray(names["unit_masks"]["w"])
+    replaced = names["folded"].variables
     assert gone.sum() == 8
-    assert not np.asarray(names["smaller"]["w"])[:, gone].any()
+    assert not np.asarray(replaced["w"])[:, gone].any()
     means = np.asarray(names["statistics"].means[names["graph"]["w"].readings[0].value])
     shift = np.where(gone, means, 0) @ np.asarray(names["variables"]["out"]["w"])
     expected = np.asarray(names["variables"]["out"]["b"]) + shift
-    assert_close(names["smaller"]["out"]["b"], expected, ROUNDING)
-    penalties = re.search(r"penalty (\S+), replaced (\S+)", printed)
+    assert_close(replaced["out"]["b"], expected, ROUNDING)
+    penalties = re.search(r"penalty (\S+), with means in their place (\S+)", printed)
     removed, replaced = map(float, penalties.groups())
     assert 0 < replaced < 0.9 * removed
+
+
+def test_the_third_snippet_trains_on_and_cuts_the_units_out(ran):
+    names, printed, _ = ran
+    model, tuned, compact = names["model"], names["tuned"], names["compact"]
+    inputs, gone = names["batch"].inputs, ~np.asarray(names["unit_masks"]["w"])
+    assert not np.asarray(tuned["w"])[:, gone].any()
+    assert not np.asarray(tuned["out"]["w"])[gone].any()
+    assert (tuned["b"] != names["folded"].variables["b"]).any()
+    assert compact.variables["w"].shape == (8, 24)
+    assert compact.variables["out"]["w"].shape == (24, 3)
+    assert_close(compact.apply_fn(compact.variables, inputs), model(tuned, inputs), ROUNDING)
+    assert "1.33 times fewer MACs" in printed
+    assert names["masked_time"] > 0 and names["compact_time"] > 0
 
 
 def test_the_last_snippets_measure_utility_and_draw_a_plane(ran):
