@@ -102,6 +102,17 @@ def test_the_quickstart_prunes_and_retrains(executed):
     assert "in 500 subsets" in printed and len(images(notebook)) == 1
 
 
+def test_the_quickstart_cuts_channels_out_of_three_libraries_networks(executed):
+    """Each table has a row for each; accuracies are first in the one, differences last in both."""
+    rows = [line.split() for line in texts(executed("quickstart")).splitlines() if line]
+    for library in ("Linen", "NNX", "Equinox"):
+        accuracies, timed = [row for row in rows if row[0] == library][:2]
+        dense, _, _, tuned, distance = map(float, accuracies[1:])
+        assert tuned > dense - 0.03 > 0.9
+        assert (distance < 1e-5) == (library == "Equinox")
+        assert float(timed[-1]) < 1e-5 and 1.6 < float(timed[-2]) < 1.8
+
+
 def test_the_loss_modelling_notebook_shows_every_verdict_and_figure(executed):
     from pruning_jax import figures, results
 
