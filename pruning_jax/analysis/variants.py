@@ -72,15 +72,15 @@ def measure(
     dense = evaluation.evaluate(graph.trace.apply_fn, variables, batch, loss=loss, chunk=size)
     keys = [_key(unit_masks) for unit_masks in variants]
     distinct = dict(zip(keys, variants, strict=True))
-    groups: dict[tuple[str, ...], list[tuple]] = {}
+    keys_of: dict[tuple[str, ...], list[tuple]] = {}
     for key, unit_masks in distinct.items():
         if key:
-            groups.setdefault(_pruned(graph, unit_masks), []).append(key)
+            keys_of.setdefault(_pruned(graph, unit_masks), []).append(key)
     measured: dict[tuple, Measured] = {(): Measured(dense, None if means is None else dense)}
-    for names, alike in groups.items():
-        several = [{name: distinct[key][name] for name in names} for key in alike]
+    for names, of_names in keys_of.items():
+        several = [{name: distinct[key][name] for name in names} for key in of_names]
         sums = _sums(graph, loss, variables, chunks, several, means)
-        for key, totals in zip(alike, sums, strict=True):
+        for key, totals in zip(of_names, sums, strict=True):
             zero, *mean = (Metrics(*pair) for pair in totals / len(batch.labels))
             measured[key] = Measured(zero, mean[0] if mean else None)
     return dense, [measured[key] for key in keys]

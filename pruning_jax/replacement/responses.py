@@ -67,8 +67,7 @@ def responses(
     and has the responses added to its layers' outputs, is in evaluation mode exactly the one whose
     removed units are clamped to their means. Where a layer's output is itself a removed unit's, its
     response is what the unit would have; a network in which it is masked adds nothing there. Works
-    under ``jit``, where masks and means may be
-    traced; there means are not checked to be finite.
+    under ``jit``, where masks and means may be traced; there means are not checked to be finite.
 
     Args:
       graph: of the model.

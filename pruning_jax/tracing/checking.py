@@ -124,11 +124,11 @@ def _difference(trace: Trace, variables: Params, inputs: PyTree) -> str:
     """What differs between the examples together and each alone, equation by equation."""
     model, examples = trace.model, len(jax.tree.leaves(inputs)[0])
     batched = equations.read(trace.apply_fn, variables, inputs)
-    names = [[equation.name for equation in each.equations] for each in (model, batched)]
+    names = [[equation.name for equation in m.equations] for m in (model, batched)]
     if names[0] != names[1]:
         pairs = zip(*names, strict=False)
         place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(map(len, names)))
-        one, several = (each[place] if place < len(each) else "nothing" for each in names)
+        one, several = (run[place] if place < len(run) else "nothing" for run in names)
         return (
             f"the model runs other operations for {examples} examples than for one, {several} and "
             f"{one} at equation {place}; or {_STATE}"
@@ -158,9 +158,9 @@ def _constants_behind(model: Equations, equation: equations.Equation) -> list[An
     Integers are left out: the number of examples is one, and an index is made of it.
     """
     wanted = set(equation.inputs) - model.from_inputs
-    for step in reversed(model.equations):
-        if wanted.intersection(step.outputs):
-            wanted.update(step.inputs)
+    for earlier in reversed(model.equations):
+        if wanted.intersection(earlier.outputs):
+            wanted.update(earlier.inputs)
     return [
         model.constants[value]
         for value in sorted(wanted & model.constants.keys())

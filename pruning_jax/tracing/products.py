@@ -58,9 +58,9 @@ def _of_body(body: Any) -> int | None:
     for equation in body.eqns:
         shapes = [variable.aval.shape for variable in equation.invars]
         result = equation.outvars[0].aval.shape if equation.outvars else ()
-        own = macs(equation.primitive.name, equation.params, shapes, result)
+        work = macs(equation.primitive.name, equation.params, shapes, result)
         more = inside(equation.primitive.name, equation.params)
         if more is None:
             return None
-        total += own + more
+        total += work + more
     return total

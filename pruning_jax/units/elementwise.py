@@ -100,12 +100,12 @@ def apply(name: str, params: Mapping[str, Any], numbers: Sequence[Number]) -> Nu
         return None
     with np.errstate(all="ignore"):
         if name == "mul":
-            found = numbers[0] * numbers[1]
+            result = numbers[0] * numbers[1]
         elif name == "integer_pow":
-            found = np.float64(numbers[0]) ** params["y"]
+            result = np.float64(numbers[0]) ** params["y"]
         else:
-            found = FUNCTIONS[name](*map(np.float64, numbers))
-    return float(found) if math.isfinite(found) else math.nan
+            result = FUNCTIONS[name](*map(np.float64, numbers))
+    return float(result) if math.isfinite(result) else math.nan
 
 
 def body_of(equation: Equation) -> Callable[[list[Number]], Number] | None:
@@ -163,10 +163,10 @@ def _evaluate(body: Any, numbers: list[Number]) -> Number:
     for step in body.eqns:
         within, operands = inner(step.params), [number(atom) for atom in step.invars]
         if within is not None:
-            found = _evaluate(getattr(within, "jaxpr", within), operands)
+            result = _evaluate(getattr(within, "jaxpr", within), operands)
         elif step.primitive.name == "broadcast_in_dim":
-            found = operands[0]
+            result = operands[0]
         else:
-            found = apply(step.primitive.name, step.params, operands)
-        known[step.outvars[0]] = found
+            result = apply(step.primitive.name, step.params, operands)
+        known[step.outvars[0]] = result
     return number(body.outvars[0])

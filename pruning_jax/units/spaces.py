@@ -212,14 +212,14 @@ def edges(graph: UnitGraph) -> list[Edge]:
       One row for each producer, space and consumer.
     """
     order = {layer.name: place for place, layer in enumerate(graph.trace.layers)}
-    found = []
+    rows = []
     for space in graph.spaces:
         consumers = list(dict.fromkeys(consumer.layer for consumer in space.consumers))
         for producer in space.layers or ("inputs",):
             later = [c for c in consumers if order.get(c, -1) > order.get(producer, -1)]
             for consumer in later or ["outputs"]:
-                found.append(Edge(producer, space.name, space.size, consumer, space.prunable))
-    return found
+                rows.append(Edge(producer, space.name, space.size, consumer, space.prunable))
+    return rows
 
 
 def _cells(space: UnitSpace, model: Equations) -> list[list[str]]:
