@@ -128,3 +128,92 @@ def test_with_the_responses_added_the_compact_network_is_the_clamped_one(name):
     small = units.compact(graph, variables, unit_masks, added=added)
     expected = clamping.clamped(graph, variables, inputs, means, unit_masks)
     assert_close(small.apply_fn(small.variables, inputs), expected, NETWORK)
+
+
+@pytest.mark.parametrize("removed", [[0], [5], [0, 3], [2, 4]])
+def test_a_part_by_number_is_that_of_the_units_that_stay(removed):
+    """A function that takes units by their places does something else at the smaller sizes."""
+    variables, inputs = {"a": draw(0, 5, 6), "o": draw(1, 2, 4)}, draw(2, 3, 5)
+
+    def sliced(v, x):
+        return jax.nn.relu(x @ v["a"])[:, 2:4] @ v["o"]
+
+    def taken(v, x):
+        return jax.nn.relu(x @ v["a"])[:, np.array([5, 0])] @ v["o"]
+
+    for apply_fn in (sliced, taken):
+        graph = units.graph(tracing.trace(apply_fn, variables, inputs))
+        unit_masks = {"a": ~np.isin(np.arange(6), removed)}
+        small = units.compact(graph, variables, unit_masks)
+        expected = apply_fn(units.apply_masks(graph, variables, unit_masks), inputs)
+        assert_close(small.apply_fn(small.variables, inputs), expected, NETWORK)
+
+
+def _refused(kind):
+    """A network, and what is asked of `compact` that it refuses."""
+    variables, inputs = {"a": draw(0, 5, 6), "o": draw(1, 6, 4)}, draw(2, 3, 5)
+
+    def apply_fn(v, x):
+        if kind == "mixes":
+            x = x - x.mean(0)
+        if kind == "draws":
+            x = x * np.random.rand(5).astype(np.float32)  # noqa: NPY002
+        h = jax.nn.relu(x @ v["a"]) @ v["o"]
+        return h.squeeze() if kind == "squeezes" else h
+
+    graph = units.graph(tracing.trace(apply_fn, variables, inputs))
+    options = {"unit_masks": {"a": np.arange(6) > 1}}
+    if kind == "value":
+        options["added"] = {999: np.ones(4)}
+    elif kind == "shape":
+        product = graph["a"].consumers[0].equation
+        options["added"] = {graph.trace.model.equations[product].outputs[0]: np.ones((9, 4))}
+    elif kind == "no masks":
+        options["unit_masks"] = None
+    elif kind == "trace":
+        graph = graph.trace
+    elif kind == "train_fn":
+        options["train_fn"] = 3
+    elif kind == "shapes":
+        variables = jax.eval_shape(lambda: variables)
+    elif kind == "dtype":
+        variables = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), variables)
+    return graph, variables, options
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("mixes", "reduce_sum mixes examples"),
+        ("draws", r"a constant of \w+ changes"),
+        ("squeezes", "every output must have its examples on axis 0"),
+        ("value", "at value 999, which is no layer's product"),
+        ("shape", r"shape \(9, 4\) at value \d+, which has shape \(1, 4\)"),
+        ("no masks", "unit masks are a mapping from unit space to booleans, not NoneType"),
+        ("trace", "graph is a Trace; it must be a UnitGraph"),
+        ("train_fn", "train_fn is a function, not int"),
+        ("shapes", "the variables have a shape at 'a'; compact needs arrays"),
+        ("dtype", "the variables have bfloat16 at 'a', and those that were traced float32"),
+    ],
+)
+def test_what_would_go_wrong_later_is_refused(kind, message):
+    graph, variables, options = _refused(kind)
+    with pytest.raises(ValueError, match=message):
+        units.compact(graph, variables, **options)
+
+
+def test_a_head_for_training_alone_is_refused():
+    variables, inputs = (
+        {"a": draw(0, 5, 6), "o": draw(1, 6, 4), "head": draw(2, 6, 4)},
+        draw(3, 3, 5),
+    )
+
+    def train_fn(v, x):
+        h = jax.nn.relu(x @ v["a"])
+        return h @ v["o"], h @ v["head"]
+
+    trace = tracing.trace(lambda v, x: train_fn(v, x)[0], variables, inputs)
+    mask = {"a": np.arange(6) > 1}
+    small = units.compact(units.graph(trace), variables, mask, train_fn=train_fn)
+    with pytest.raises(ValueError, match="'head' would have to be .4, 4., and is .6, 4."):
+        small.train_fn(small.variables, inputs)

@@ -248,6 +248,58 @@ def test_units_that_cannot_be_taken_out_alone_are_not_prunable(name, reason):
     assert reason in graph["w"].reason
 
 
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        ("standardised", "'w' makes them, a kernel that cannot be read: it reaches dot_general"),
+        ("attended", "they come into o from a layer by a way that is not understood"),
+    ],
+)
+def test_units_made_by_no_layer_are_not_called_inputs(kind, reason):
+    variables = {"w": draw(0, 4, 6), "b": draw(1, 6), "o": draw(2, 6, CLASSES)}
+
+    def apply_fn(v, x):
+        if kind == "standardised":
+            return jnp.tanh(x @ (v["w"] - v["w"].mean(0)) + v["b"]) @ v["o"]
+        h = jnp.tanh(x @ v["w"] + v["b"])
+        return jnp.einsum("npc,nqc,nqd->npd", h, h, h).mean(1) @ v["o"]
+
+    shape = (5, 4) if kind == "standardised" else (5, 3, 4)
+    graph = units.graph(tracing.trace(apply_fn, variables, draw(3, *shape)))
+    space = next(s for s in graph.spaces if any(c.layer == "o" for c in s.consumers))
+    assert space.name == "into o" and reason in space.reason
+
+
+def _tied(function):
+    """An embedding whose rows are normed, and that reads a function of the norm's units."""
+    variables = {"table": draw(0, 11, 6), "g": 1 + 0.3 * draw(1, 6), "c": draw(2, 6)}
+
+    def apply_fn(v, ids):
+        h = v["table"][ids].mean(1)
+        h = (h - h.mean(-1, keepdims=True)) / h.std(-1, keepdims=True) * v["g"] + v["c"]
+        return function(h) @ v["table"].T
+
+    ids = jax.random.randint(jax.random.key(3), (5, 3), 0, 11)
+    return apply_fn, variables, ids, units.graph(tracing.trace(apply_fn, variables, ids))
+
+
+def test_a_kernel_that_a_norm_needs_stays_where_it_reads_too():
+    apply_fn, variables, ids, graph = _tied(jnp.tanh)
+    mask = {"table": np.arange(6) > 1}
+    expected = apply_fn(units.apply_masks(graph, variables, mask), ids)
+    readers = units.parameter_masks(graph, variables, mask, readers=True)
+    assert_close(apply_fn(masks.apply(variables, readers), ids), expected, NETWORK)
+    small = units.compact(graph, variables, mask)
+    assert_close(small.apply_fn(small.variables, ids), expected, NETWORK)
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(small.variables))
+    assert units.counts(graph, mask).total.kept_parameters == sizes
+
+
+def test_a_kernel_that_would_have_to_be_zero_and_not_is_named():
+    *_, graph = _tied(jax.nn.sigmoid)
+    assert "'table' would have to be zero where table reads them" in graph["table"].reason
+
+
 def test_a_class_token_is_a_slice_of_its_units():
     *_, graph = graph_of("class_token")
     assert [p.leaf for p in graph["w"].producers] == ["w", "b", "c"] and graph["w"].prunable

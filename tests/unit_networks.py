@@ -253,6 +253,83 @@ def _positions_into_channels(v, x):
     return h.mean(1) @ v["o"][:3]
 
 
+class UNet(nn.Module):
+    """Transposed convolutions and a resizing beside what they are concatenated with."""
+
+    @nn.compact
+    def __call__(self, x):
+        a = nn.silu(nn.Conv(4, (3, 3))(x))
+        b = nn.silu(nn.Conv(6, (3, 3))(nn.max_pool(a, (2, 2), (2, 2))))
+        c = nn.silu(nn.ConvTranspose(5, (2, 2), (2, 2))(b))
+        b = jax.image.resize(b, (*a.shape[:3], b.shape[-1]), "bilinear")
+        return nn.Dense(CLASSES)(jnp.concatenate([a, b, c], -1).mean((1, 2)))
+
+
+class VisionTransformer(nn.Module):
+    """A stream with a class token and positions, normed before every branch."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(8, (5, 5), (5, 5))(x).reshape(len(x), -1, 8)
+        token = self.param("token", nn.initializers.normal(), (1, 1, 8))
+        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, 8)), x], 1)
+        x = x + self.param("positions", nn.initializers.normal(), (1, 5, 8))
+        x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x))
+        x = x + nn.Dense(8)(nn.gelu(nn.Dense(9)(nn.LayerNorm()(x))))
+        return nn.Dense(CLASSES)(nn.LayerNorm()(x)[:, 0])
+
+
+class Mixer(nn.Module):
+    """Layers along positions and along channels, by turns."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(6, (5, 5), (5, 5))(x).reshape(len(x), -1, 6)
+        for _ in range(2):
+            h = nn.gelu(nn.Dense(7)(nn.LayerNorm()(x).swapaxes(1, 2)))
+            x = x + nn.Dense(4)(h).swapaxes(1, 2)
+            x = x + nn.Dense(6)(nn.gelu(nn.Dense(5)(nn.LayerNorm()(x))))
+        return nn.Dense(CLASSES)(nn.LayerNorm()(x).mean(1))
+
+
+@jax.custom_vjp
+def _with_slope(x, slope):
+    return x * jax.nn.sigmoid(slope * x)
+
+
+_with_slope.defvjp(
+    lambda x, slope: (_with_slope(x, slope), x), lambda x, g: (g * (x > 0), jnp.sum(g * x))
+)
+
+
+@jax.custom_jvp
+def _over_width(x):
+    return jnp.tanh(x) / x.shape[-1]
+
+
+_over_width.defjvps(lambda tangent, _, x: tangent / x.shape[-1])
+
+
+def _taken(v, x):
+    return jnp.tanh(_hidden(v, x)[:, jnp.array([5, 0, 3, 3, 2, 1])]) @ v["o"]
+
+
+def _rule_of_its_own(v, x):
+    return _with_slope(_with_slope(x @ v["w"] + v["b"], 2.0) * v["g"], 2.0) @ v["o"]
+
+
+def _width_in_a_body(v, x):
+    return _over_width(_hidden(v, x)) @ v["o"]
+
+
+def _width_in_a_power(v, x):
+    return _hidden(v, x) ** v["w"].shape[1] @ v["o"]
+
+
+def _normed_and_tied(v, x):
+    return _layer_norm(v, x @ v["w"]) @ v["w"].T
+
+
 IMAGES = (3, 10, 10, 2)
 ROWS = (5, 4)
 
@@ -282,5 +359,13 @@ UNIT_NETWORKS = {
     "divided_by_a_leaf": lambda: _plain(_divided_by_a_leaf, *ROWS),
     "normed_after_pooling": lambda: _plain(_normed_after_pooling, 5, 4, 4),
     "gated_by_one_unit": lambda: _plain(_gated_by_one_unit, *ROWS),
+    "u_net": lambda: _linen(UNet(), *IMAGES),
+    "vision_transformer": lambda: _linen(VisionTransformer(), *IMAGES),
+    "mixer": lambda: _linen(Mixer(), *IMAGES),
+    "taken": lambda: _plain(_taken, *ROWS),
+    "rule_of_its_own": lambda: _plain(_rule_of_its_own, *ROWS),
+    "width_in_a_body": lambda: _plain(_width_in_a_body, *ROWS),
+    "width_in_a_power": lambda: _plain(_width_in_a_power, *ROWS),
+    "normed_and_tied": lambda: _plain(_normed_and_tied, *ROWS),
     "positions_into_channels": lambda: _plain(_positions_into_channels, 5, 4, 4),
 }

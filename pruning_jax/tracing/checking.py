@@ -1,5 +1,6 @@
 """One numeric check: what was read of one example gives what the model gives of several."""
 
+import math
 import weakref
 from typing import Any
 
@@ -86,6 +87,65 @@ def check_variables(model: Equations, variables: Params) -> None:
             f"the variables have {named.get(wrong, 'nothing')} at {wrong!r}, and those that were "
             f"traced {traced.get(wrong, 'nothing')}; {_ADVICE}"
         )
+
+
+def check_examples(trace: Trace, variables: Params) -> None:
+    """Checks, without computing anything, that several examples are read as each alone is.
+
+    What depends on the inputs must grow with the number of examples, and constants must not change
+    from reading to reading. `check` sees more, but needs values.
+
+    Args:
+      trace: of the model.
+      variables: of the shapes that were traced.
+
+    Raises:
+      ValueError: the model reduces or squeezes the axis of examples, or draws with NumPy.
+    """
+    model = trace.model
+    sizes = (2, 3)  # one is apart: a bias need not be broadcast over it
+    fewer, more = (
+        equations.read(trace.apply_fn, variables, _examples(model, size)) for size in sizes
+    )
+    for a, b in zip(model.outputs, more.outputs, strict=False):
+        one, other = model.shape(a), more.shape(b)
+        if not one or other != (sizes[1] * one[0], *one[1:]):
+            raise ValueError(
+                f"the model returns {other} for {sizes[1]} examples and {one} for one; every "
+                "output must have its examples on axis 0: squeeze() without an axis, or a mean "
+                "over all examples, does not keep them there"
+            )
+    names = [[equation.name for equation in each.equations] for each in (fewer, more)]
+    if names[0] != names[1]:
+        return
+    for number, pair in enumerate(zip(fewer.equations, more.equations, strict=True)):
+        _check_constants(number, (fewer, more), pair)
+        for a, b in zip(*(equation.outputs for equation in pair), strict=True):
+            shapes = fewer.shape(a), more.shape(b)
+            grows = math.prod(shapes[0]) * sizes[1] == math.prod(shapes[1]) * sizes[0]
+            if a in fewer.from_inputs and not grows:
+                raise ValueError(
+                    f"{pair[0].name} mixes examples: equation {number} of the model gives "
+                    f"{shapes[0]} for {sizes[0]} examples and {shapes[1]} for {sizes[1]}. "
+                    "A batch norm belongs in evaluation mode: use_running_average=True"
+                )
+
+
+def _examples(model: Equations, count: int) -> PyTree:
+    """The shapes of some examples of a model's inputs."""
+    avals = (model.avals[value] for value in model.inputs)
+    shapes = [jax.ShapeDtypeStruct((count, *aval.shape[1:]), aval.dtype) for aval in avals]
+    return jax.tree.unflatten(model.input_structure, shapes)
+
+
+def _check_constants(number: int, models: tuple, pair: tuple) -> None:
+    """Checks that an equation has the same constants for other numbers of examples."""
+    for values in zip(*(equation.inputs for equation in pair), strict=True):
+        one, other = (m.constants.get(value) for m, value in zip(models, values, strict=True))
+        inexact = jnp.issubdtype(models[0].avals[values[0]].dtype, jnp.inexact)
+        if inexact and np.shape(one) == np.shape(other) and not same_constant(one, other):
+            where = f"{pair[0].name} changes, equation {number} of the model"
+            raise ValueError(f"a constant of {where}: {_STATE}")
 
 
 def _few(leaf: Any) -> Array:

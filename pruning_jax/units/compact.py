@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from pruning_jax import tracing, trees
+from pruning_jax.tracing import Equations
 from pruning_jax.types import ApplyFn, Array, Masks, Params, PyTree
 from pruning_jax.units import masks, narrowed, rules
 from pruning_jax.units.graph import components
 from pruning_jax.units.masks import UnitMasks
 from pruning_jax.units.narrowing import Narrowing, narrowing, narrowing_elsewhere
+from pruning_jax.units.parameters import same_parameters
 from pruning_jax.units.spaces import UnitGraph
 
 
@@ -66,15 +68,23 @@ def compact(
 
     Raises:
       ValueError: masks that do not fit the graph or whose values are not known (under ``jit``);
-        variables of other shapes; both of `added` and `train_fn`; groups of a grouped convolution
-        left unequal; what cannot be narrowed, by name.
+        variables of other shapes, or no arrays; a model that mixes examples or depends on
+        Python-side state; both of `added` and `train_fn`, or constants that are not added to a
+        product of the model; groups of a grouped convolution left unequal; what cannot be
+        narrowed, by name.
     """
+    masks.check_masks(graph, unit_masks)
     if added and train_fn is not None:
         raise ValueError(
             "give added or train_fn, not both: the constants are for evaluation mode; to train on, "
             "fold the means into biases (replacement.fold_means) and cut then"
         )
+    if train_fn is not None and not callable(train_fn):
+        raise ValueError(f"train_fn is a function, not {type(train_fn).__name__}")
     tracing.check_variables(graph.trace.model, variables)
+    _check_arrays(graph.trace.model, variables)
+    _check_added(graph, added or {})
+    tracing.check_examples(graph.trace, variables)
     kept = rounded(graph, unit_masks, 1)
     zeros, unit_masks = (
         masks.parameter_masks(graph, variables, kept),
@@ -89,6 +99,36 @@ def compact(
     return Compact(smaller, evaluation.function(smaller), training, unit_masks)
 
 
+def _check_arrays(model: Equations, variables: Params) -> None:
+    """Checks that variables are arrays of the dtypes that were traced."""
+    for name, leaf in trees.named_leaves(variables).items():
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise ValueError(
+                f"the variables have a shape at {name!r}; compact needs arrays. For the shapes of "
+                "its own, call it in jax.eval_shape"
+            )
+        dtypes = jnp.result_type(leaf), model.avals[model.leaves[name]].dtype
+        if dtypes[0] != dtypes[1]:
+            raise ValueError(
+                f"the variables have {dtypes[0]} at {name!r}, and those that were traced "
+                f"{dtypes[1]}; take the trace again: tracing.trace(apply_fn, variables, inputs)"
+            )
+
+
+def _check_added(graph: UnitGraph, added: Mapping[int, Array]) -> None:
+    """Checks that constants can be added to the products of a graph's layers."""
+    model = graph.trace.model
+    products = {c.equation for space in graph.spaces for c in space.consumers}
+    shapes = {v: model.shape(v) for n in products for v in model.equations[n].outputs}
+    for value, array in added.items():
+        if value not in shapes or np.shape(array) != shapes[value]:
+            raise ValueError(
+                f"added has a constant of shape {np.shape(array)} at value {value}, which "
+                + (f"has shape {shapes[value]}" if value in shapes else "is no layer's product")
+                + "; take it of this model: replacement.responses(graph, variables, means, masks)"
+            )
+
+
 def rounded(graph: UnitGraph, unit_masks: UnitMasks, multiple: int) -> dict[str, np.ndarray]:
     """Unit masks whose kept units are a multiple of a number, or all; the first removed ones stay.
 
@@ -97,7 +137,6 @@ def rounded(graph: UnitGraph, unit_masks: UnitMasks, multiple: int) -> dict[str,
     """
     if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
         raise ValueError(f"round_to is {multiple!r}; it must be a whole number, 1 or more")
-    masks.check_masks(graph, unit_masks)
     if any(isinstance(mask, jax.core.Tracer) for mask in unit_masks.values()):
         raise ValueError("compact needs unit masks whose values are known: call it outside jit")
     kept = {name: np.array(mask) for name, mask in unit_masks.items()}
@@ -151,12 +190,14 @@ class _Evaluation:
 
     def function(self, variables: Params) -> ApplyFn:
         """The model's own function where it does the same at these sizes, else its equations."""
-        if self.added:
-            return self.with_constants
         model = self.small.model
         examples = [model.avals[value] for value in model.inputs]
         inputs = jax.tree.unflatten(model.input_structure, examples)
-        return self.own if _does_the_same(self.own, self.small, variables, inputs) else self.run
+        if not self.added and _does_the_same(self.own, self.small, variables, inputs):
+            return self.own
+        function = self.with_constants if self.added else self.run
+        jax.eval_shape(function, variables, inputs)  # refuses what cannot be narrowed
+        return function
 
     def run(self, variables: Params, inputs: PyTree) -> PyTree:
         """What the masked network returns."""
@@ -203,6 +244,15 @@ class _Training:
         walk = rules.walk(trace, self.graph.labels.unmasked)
         units = components(walk.notes.atoms, walk.notes.edges)
         small = narrowing_elsewhere(self.graph, self.unit_masks, walk, units)
+        for name, leaf in trees.named_leaves(variables).items():
+            shape = small.shape(trace.model.leaves[name])
+            if np.shape(leaf) != shape:
+                raise ValueError(
+                    f"train_fn cannot be run at the smaller sizes: {name!r} would have to be "
+                    f"{shape}, and is {np.shape(leaf)}: in training it meets units that it does "
+                    "not meet in evaluation mode, as an auxiliary head does; keep all of these "
+                    "units, or leave the head out of train_fn"
+                )
         if _does_the_same(self.own, small, variables, *inputs):
             return self.own
         at = narrowed.handlers(small)
@@ -219,7 +269,7 @@ def _does_the_same(
     """Whether a function at smaller sizes runs the equations that its own become there.
 
     It is read again: the same primitives must give arrays of the sizes that stay, with the same
-    constants. Whatever it raises, it does not accept these sizes.
+    parameters and constants. Whatever it raises, it does not accept these sizes.
     """
     try:
         model = tracing.read(function, variables, *inputs)
@@ -230,6 +280,8 @@ def _does_the_same(
         return False
     for one, other in zip(ours, theirs, strict=True):
         if [small.shape(v) for v in one.outputs] != [model.shape(v) for v in other.outputs]:
+            return False
+        if not same_parameters(small, one, other):
             return False
         for a, b in zip(one.inputs, other.inputs, strict=True):
             constants = small.model.constants.get(a), model.constants.get(b)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pruning_jax import tracing
 from pruning_jax.units import masks, narrowing
 from pruning_jax.units.masks import UnitMasks
 from pruning_jax.units.spaces import STATISTICS, UnitGraph
@@ -104,11 +105,12 @@ def counts(graph: UnitGraph, unit_masks: UnitMasks = types.MappingProxyType({}))
         raise ValueError("counts needs unit masks whose values are known: call it outside jit")
     trace = graph.trace
     sizes = {leaf: math.prod(_shape(graph, leaf)) for leaf in _parameters(graph)}
-    left = sizes | _kept(graph, unit_masks)
+    stay = _kept(graph, unit_masks)
+    left = sizes | {leaf: int(kept.sum()) for leaf, kept in stay.items()}
     layers, others = [], dict(sizes)
     for layer in trace.layers:
         leaves = [leaf for leaf in (layer.kernel, layer.bias) if leaf in others]
-        macs = layer.macs * left[layer.kernel] // max(sizes[layer.kernel], 1)
+        macs = sum(_macs(graph, unit_masks, use.equation, layer.kernel, stay) for use in layer.uses)
         dense = sum(others.pop(leaf) for leaf in leaves)
         kept = sum(left[leaf] for leaf in leaves)
         layers.append(Count(layer.name, dense, layer.macs, kept, macs))
@@ -157,15 +159,31 @@ def _parameters(graph: UnitGraph) -> list[str]:
     ]
 
 
-def _kept(graph: UnitGraph, unit_masks: UnitMasks) -> dict[str, int]:
-    """Leaf -> how many of its entries are of no removed unit, of the leaves of the spaces."""
+def _macs(
+    graph: UnitGraph, unit_masks: UnitMasks, number: int, leaf: str, stay: dict[str, np.ndarray]
+) -> int:
+    """The work of one use of a kernel, without the entries that read removed units there."""
+    model = graph.trace.model
+    equation, kept = model.equations[number], stay.get(leaf, np.ones(_shape(graph, leaf), bool))
+    for name, mask in unit_masks.items():
+        for consumer in graph[name].consumers:
+            if consumer.equation == number:
+                kept = kept & masks.entries(consumer.slice, np.asarray(mask))
+    shapes = [model.shape(value) for value in equation.inputs]
+    shape = model.shape(equation.outputs[0])
+    macs = tracing.macs(equation.name, equation.params, shapes, shape)
+    return macs * int(kept.sum()) // max(kept.size, 1)
+
+
+def _kept(graph: UnitGraph, unit_masks: UnitMasks) -> dict[str, np.ndarray]:
+    """Leaf -> which of its entries are of no removed unit, of the leaves of the spaces."""
     entries: dict[str, np.ndarray] = {}
     for name, mask in unit_masks.items():
         for part in masks.slices(graph[name], readers=True):
             kept = masks.entries(part, np.asarray(mask))
             before = entries.get(part.leaf, np.ones(_shape(graph, part.leaf), bool))
             entries[part.leaf] = before & kept
-    return {leaf: int(kept.sum()) for leaf, kept in entries.items()}
+    return entries
 
 
 def _ratio(dense: int, kept: int) -> float:

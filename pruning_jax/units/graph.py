@@ -36,6 +36,11 @@ def graph(trace: Trace) -> UnitGraph:
     Returns:
       Its unit spaces in the model's order.
     """
+    if not isinstance(trace, Trace):
+        raise ValueError(
+            "a unit graph is made of a Trace, as tracing.trace(apply_fn, variables, inputs), not "
+            f"of a {type(trace).__name__}"
+        )
     plan = _Plan(rules.walk(trace))
     if plan.unmasked:
         plan = _Plan(rules.walk(trace, frozenset(plan.unmasked)))
@@ -226,10 +231,8 @@ class _Plan:
         unlabelled = [entry for entry in entries if entry.atoms is None]
         zeros = [entry.zero for entry in entries]
         lost = [zero for zero in zeros if isinstance(zero, str)]
-        if unlabelled and not makers:
-            return self._source(unlabelled[0])
         if not makers:
-            return "they are the network's inputs"
+            return self._source((*unlabelled, *entries)[0])
         if unlabelled:
             leaf = unlabelled[0].source.leaf
             return f"{leaf!r} is the kernel of several layers, one of which has other inputs"
@@ -245,6 +248,12 @@ class _Plan:
             return f"{mixer} mixes them, and {reader} reads them with no scale of theirs between"
         if any(zero != zero for zero in zeros):
             return "their slices at zero give no finite number"
+        kept = [e for e in entries if e.zero != 0.0 and e.source.part in self.unmasked]
+        if kept:
+            return (
+                f"{kept[0].source.leaf!r} would have to be zero where {kept[0].layer} reads them, "
+                f"and as it is where {self.mixed[number]} mixes them"
+            )
         if lost:
             return f"{lost[0]} makes them something else than zero where their slices are zero"
         return None

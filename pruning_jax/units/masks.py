@@ -89,6 +89,15 @@ def check_masks(graph: UnitGraph, unit_masks: UnitMasks) -> None:
       ValueError: an unknown space, one that may not be pruned, no booleans of shape (size,), or
         none of them True.
     """
+    if not isinstance(graph, UnitGraph):
+        raise ValueError(
+            f"graph is a {type(graph).__name__}; it must be a UnitGraph, as "
+            "units.graph(tracing.trace(apply_fn, variables, inputs))"
+        )
+    if not isinstance(unit_masks, Mapping):
+        raise ValueError(
+            f"unit masks are a mapping from unit space to booleans, not {type(unit_masks).__name__}"
+        )
     for name, mask in unit_masks.items():
         size = _prunable(graph, name).size
         if getattr(mask, "shape", None) != (size,) or mask.dtype != bool:
@@ -144,9 +153,14 @@ def apply_masks(graph: UnitGraph, variables: Params, unit_masks: UnitMasks) -> P
 
 
 def slices(space: UnitSpace, *, readers: bool) -> list[Slice]:
-    """Those that masks cover: of the producers, then of the consumers; `readers` as above."""
+    """Those that masks cover: of the producers, then of the consumers; `readers` as above.
+
+    A leaf that stays as it is where it makes the units, for a norm mixes them, stays as a reader.
+    """
     parts = [part for part in space.producers if part.masked]
-    return parts + [c.slice for c in space.consumers if readers or c.slice.masked]
+    stay = {(p.leaf, p.units.shape) for p in space.producers if not p.masked}
+    read = [c.slice for c in space.consumers if (c.slice.leaf, c.slice.units.shape) not in stay]
+    return parts + [part for part in read if readers or part.masked]
 
 
 def entries(part: Slice, mask: Array) -> Array:

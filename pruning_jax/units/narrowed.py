@@ -178,9 +178,10 @@ def _called_whole(small: Narrowing, equation: Equation, operands: list[Array]) -
     wide = []
     for value, operand in zip(equation.inputs, operands, strict=True):
         whole = small.model.shape(value)
-        rest = math.prod(whole) - entries if whole else 0
-        flat = jnp.pad(operand.ravel(), (0, rest)) if whole else operand
-        wide.append(flat.reshape(whole))
+        if whole:
+            flat = jnp.pad(operand.ravel(), (0, math.prod(whole) - entries))
+            operand = flat.reshape(whole)
+        wide.append(operand)
     (result,) = tracing.bind(equation, wide)
     return result.ravel()[:entries].reshape(shape)
 
@@ -312,7 +313,8 @@ def _gather(small: Narrowing, equation: Equation, operands: list[Array]) -> list
     if narrow:
         rank = len(small.model.shape(result))
         (at,) = (axis for axis in range(rank) if axis not in numbers.offset_dims)
-        known = np.asarray(tracing.evaluate(small.model, {}, [indices])[indices])[:, 0]
+        with jax.ensure_compile_time_eval():
+            known = np.asarray(tracing.evaluate(small.model, {}, [indices])[indices])[:, 0]
         stay = small.of(result).get(at, np.arange(len(known)))
         found = np.searchsorted(small.of(value)[narrow[0]], known[stay])
         places = jnp.asarray(found, places.dtype)[:, None]

@@ -24,7 +24,7 @@ def _enter(walk: Walk, number: int, value: int, data: Field | None, kernel: Fiel
         walk.notes.block(filter(None, [data]), UNREAD.format(layer.name))
         return
     zero = 0.0 if data is None else data.zero
-    atoms, lost = None, walk.made.get(value) if data is None else None
+    atoms, lost = None, walk.made.get(value)
     if data is not None:
         atoms = data.atoms
         both = atoms != NONE
@@ -44,7 +44,7 @@ def _produce(walk: Walk, number: int, field: Field, axes: tuple[int, ...], role:
 
 
 def _carried(data: Field, axes: tuple[int, ...], name: str) -> Field:
-    zero, rest = (number if number == 0.0 else name for number in (data.zero, data.rest))
+    zero, rest = (n if n in (0.0, NORM) else name for n in (data.zero, data.rest))
     return data._replace(axes=axes, zero=zero, rest=rest)
 
 
@@ -182,8 +182,9 @@ def _enter_groups(
     if not whole or len(data.axes) > 1:
         walk.notes.block([data], UNREAD.format(layer.name))
         return
+    lost = walk.made.get(value)
     walk.notes.entries.append(
-        Entry(number, layer.name, axes[0], data.atoms, data.zero, value, None, groups, axes[1])
+        Entry(number, layer.name, axes[0], data.atoms, data.zero, value, lost, groups, axes[1])
     )
 
 

@@ -12,8 +12,8 @@ from pruning_jax.units.walk import NORM, Link, Walk
 
 
 def _common(numbers: Iterable[float | str | None], name: str) -> float | str:
-    """The number that all are; `name` where they differ or one is not known."""
-    different = {number if isinstance(number, float) else name for number in numbers}
+    """The number that all are, or `NORM`; `name` where they differ or one is not known."""
+    different = {n if isinstance(n, float) or n == NORM else name for n in numbers}
     return different.pop() if len(different) == 1 else name
 
 

@@ -42,8 +42,7 @@ class Entry(NamedTuple):
       atoms: the labels of the data along its axis; ``None`` where it has none.
       zero: as in `Field`.
       value: the data.
-      lost: where the data has no labels though a product has a part in it, the kernel of one that
-        is no layer, or nothing.
+      lost: where a product has a part in the data, the kernel of one that is no layer, or nothing.
       groups: of a convolution whose kernel's input axis stands for several parts of the data.
       outputs: the kernel's output axis, where `groups` is more than 1.
     """
@@ -151,16 +150,20 @@ class Walk:
         """Notes what depends on variables, and what a product of data with them made."""
         leaves = [self.parametric[value] for value in equation.inputs if value in self.parametric]
         before = [self.made[value] for value in equation.inputs if value in self.made]
-        data = any(map(self.is_data, equation.inputs))
+        others = [value for value in equation.inputs if not self.is_data(value)]
+        kernels = [self.parametric[value] for value in others if value in self.parametric]
+        data = len(others) < len(equation.inputs)
         if leaves:
-            largest = max(leaves, key=lambda leaf: math.prod(self.shape(self.model.leaves[leaf])))
-            self.parametric |= dict.fromkeys(equation.outputs, largest)
+            self.parametric |= dict.fromkeys(equation.outputs, self._largest(leaves))
         if number in self.layers:
             self.made |= dict.fromkeys(equation.outputs, "")
-        elif data and leaves and equation.name in LINEAR:
-            self.made |= dict.fromkeys(equation.outputs, largest)
+        elif data and kernels and equation.name in LINEAR:
+            self.made |= dict.fromkeys(equation.outputs, self._largest(kernels))
         elif before:
             self.made |= dict.fromkeys(equation.outputs, max(before))
+
+    def _largest(self, leaves: list[str]) -> str:
+        return max(leaves, key=lambda leaf: math.prod(self.shape(self.model.leaves[leaf])))
 
     def refuse(self, equation: Equation, reason: str) -> None:
         """Blocks the units that enter an equation; its results have no labels."""
@@ -260,7 +263,11 @@ class Walk:
             if place is None:
                 clash = [f for f in result if set(f.axes) & set(field.axes)]
                 self.notes.block(clash, f"{equation.name} splits their axis in another way")
-                continue
+                shape = self.shape(equation.outputs[0])
+                if clash or field.atoms.shape != tuple(shape[axis] for axis in field.axes):
+                    continue
+                place = len(result)
+                result.append(field._replace(sources=frozenset()))
             other = result[place]
             if other.atoms is not field.atoms:
                 self.unite(other.atoms, field.atoms)
@@ -307,8 +314,10 @@ class Walk:
             found = elementwise.apply(function, equation.params, known)
         else:
             found = function(known)
-        lost = (number for number in numbers if isinstance(number, str))
-        return next(lost, equation.name) if found is None else found
+        lost = [number for number in numbers if isinstance(number, str)]
+        if found is None and NORM in lost:
+            return NORM
+        return (*lost, equation.name)[0] if found is None else found
 
     def _sources(self, values: list[int], field: Field, function: Any) -> Field:
         keeps = function in elementwise.SAME or function in ("mul", "neg")
