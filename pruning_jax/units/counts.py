@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import tracing
+from pruning_jax import tables, tracing
 from pruning_jax.units import masks, narrowing
 from pruning_jax.units.masks import UnitMasks
 from pruning_jax.units.spaces import STATISTICS, UnitGraph
@@ -62,17 +62,18 @@ class Counts(NamedTuple):
         return _ratio(self.total.macs, self.total.kept_macs)
 
     def __str__(self) -> str:
-        width = max(len(count.name) for count in (*self.layers, self.total))
-        head = ("parameters", "pruned", "MACs", "pruned")
-        rows = [f"{'layer':<{width}}" + "".join(f"  {column:>14}" for column in head)]
+        rows = [("layer", "parameters", "pruned", "MACs", "pruned")]
         for name, parameters, macs, kept_parameters, kept_macs in (*self.layers, self.total):
             cells = (parameters, kept_parameters, macs, kept_macs)
-            rows.append(f"{name:<{width}}" + "".join(f"  {cell:>14,}" for cell in cells))
+            rows.append((name, *(f"{cell:,}" for cell in cells)))
         ratios = f"{self.compression:.3g} times fewer parameters, {self.mac_ratio:.3g} times fewer"
-        rows.append(f"{ratios} MACs once the units are cut out: units.compact")
-        rows.append("MACs: multiply-accumulates of one example (one multiplication and addition)")
-        rows += [f"not counted: the work of {name}" for name in self.uncounted]
-        return "\n".join(rows)
+        lines = [
+            *tables.table(rows, right=range(1, 5)),
+            f"{ratios} MACs once the units are cut out: units.compact",
+            "MACs: multiply-accumulates of one example (one multiplication and addition)",
+            *(f"not counted: the work of {name}" for name in self.uncounted),
+        ]
+        return "\n".join(lines)
 
 
 def counts(graph: UnitGraph, unit_masks: UnitMasks = types.MappingProxyType({})) -> Counts:

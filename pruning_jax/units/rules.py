@@ -176,7 +176,7 @@ def _reduced(field: Field, name: str, entries: int | None) -> Field:
     def of_constant(number: float | str) -> float | str:
         if not isinstance(number, float):
             return number if number == NORM else name
-        if number == 0.0 or name in _KEEPING:
+        if name in _KEEPING or (number == 0.0 and name in _SUMMING):
             return number
         return number * entries if entries and name.endswith("_sum") else name
 
@@ -187,6 +187,9 @@ _KEEPING = frozenset(
     ["reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min", "cummax", "cummin"]
 )
 """Primitives that give a constant for that constant alone."""
+
+_SUMMING = frozenset(["reduce_sum", "reduce_prod", "reduce_window_sum", "cumsum", "cumprod"])
+"""Primitives that give zero for zeros alone."""
 
 
 def _reduce(walk: Walk, number: int, equation: Equation) -> None:
