@@ -214,6 +214,13 @@ def _class_token(v, x):
     return jnp.tanh(jnp.concatenate([token, _hidden(v, x)], 1)).mean(1) @ v["o"]
 
 
+def _tiled_and_stacked(v, x):
+    """Positions and units repeated, and two views of the units side by side."""
+    h = jnp.tile(_hidden(v, x)[:, None], (1, 3, 1))
+    both = jnp.stack([h, jnp.square(h)], 1).mean((1, 2))
+    return jnp.tile(both, (1, 2)) @ jnp.tile(v["o"], (2, 1))
+
+
 def _normed_after_depthwise(v, x):
     numbers = ("NWC", "WIO", "NWC")
     h = jax.lax.conv_general_dilated(
@@ -351,6 +358,7 @@ UNIT_NETWORKS = {
     "attention": lambda: _linen(Attention(), 3, 5, 4),
     "added_to_a_concatenation": lambda: _plain(_added_to_a_concatenation, *ROWS),
     "positions_of_two_kinds": lambda: _plain(_positions_of_two_kinds, 5, 4, 4),
+    "tiled_and_stacked": lambda: _plain(_tiled_and_stacked, *ROWS),
     "class_token": lambda: _plain(_class_token, 5, 4, 4),
     "normed_after_depthwise": lambda: _plain(_normed_after_depthwise, 5, 4, 4),
     "bias_used_twice": lambda: _plain(_bias_used_twice, *ROWS),

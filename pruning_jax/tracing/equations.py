@@ -1,7 +1,8 @@
 """One example's equations of a model: read once from its jaxpr, run by one interpreter."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,22 @@ INLINED = {
 
 Calls with a derivative rule of their own (``custom_jvp_call``) stay whole, to keep the rule.
 """
+
+
+def _tiled(array: Array, *, reps: Sequence[int]) -> Array:
+    shape = array.shape
+    apart = array.reshape([size for n in shape for size in (1, n)])
+    wide = [size for pair in zip(reps, shape, strict=True) for size in pair]
+    whole = [n * times for n, times in zip(shape, reps, strict=True)]
+    return jax.lax.broadcast_in_dim(apart, wide, range(len(wide))).reshape(whole)
+
+
+def _stacked(*arrays: Array, axis: int) -> Array:
+    return jax.lax.concatenate([jax.lax.expand_dims(array, [axis]) for array in arrays], axis)
+
+
+_IN_OTHERS = {"tile": _tiled, "stack": _stacked}
+"""Primitives read as others that do the same, so that rules are needed for those alone."""
 
 Handler = Callable[["Equation", list[Array]], list[Array]]
 """(equation, its operands) -> its results."""
@@ -126,6 +143,9 @@ class _Flattening:
         for equation in jaxpr.eqns:
             inputs = [look_up(atom) for atom in equation.invars]
             body = equation.params.get(INLINED.get(equation.primitive.name, ""))
+            if equation.primitive.name in _IN_OTHERS:
+                same = functools.partial(_IN_OTHERS[equation.primitive.name], **equation.params)
+                body = jax.make_jaxpr(same)(*(atom.aval for atom in equation.invars))
             if body is None:
                 outputs = [self.value(variable.aval) for variable in equation.outvars]
                 self.equations.append(
