@@ -19,6 +19,7 @@ from pruning_jax import (
     replicates,
     results,
     studies,
+    tracing,
     training,
     trees,
     units,
@@ -675,12 +676,23 @@ def test_channels_that_are_removed_stay_removed(channel_run, seed):
 
 
 def test_prunable_weights_are_those_of_convolutions_or_all(channel_run):
-    kernels = {"Conv_0": {"kernel": np.ones((3, 3, 1, 2))}, "Dense_0": {"kernel": np.ones((2, 4))}}
+    """A convolution over rows alone is one too, whatever the axes of its kernel."""
+    kernels = {"Conv_0": {"kernel": np.ones((3, 1, 2))}, "Dense_0": {"kernel": np.ones((2, 4))}}
+    variables = {"params": kernels | {"bias": np.ones(4)}}
+
+    def apply_fn(variables, x):
+        kernel = variables["params"]["Conv_0"]["kernel"]
+        layout = ("NWC", "WIO", "NWC")
+        h = jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=layout)
+        params = variables["params"]
+        return h.mean(1) @ params["Dense_0"]["kernel"] + params["bias"]
+
+    trace = tracing.trace(apply_fn, variables, np.ones((2, 5, 1), np.float32))
     names = [f"params/{layer}/kernel" for layer in kernels]
-    workload = channel_run[0]._replace(kernels=tuple(names))
+    workload = channel_run[0]._replace(kernels=tuple(names), trace=trace)
     for prunable, expected in (("kernels", names), ("convolutions", names[:1])):
         workload = workload._replace(settings={"prunable": prunable})
-        kept = networks.everything(workload, {"params": kernels | {"bias": np.ones(2)}})
+        kept = networks.everything(workload, variables)
         assert [*trees.named_leaves(kept)] == expected and flat(kept, expected).all()
 
 
