@@ -1,5 +1,6 @@
 """What the mean-replacement study (S4) asks for: steps, layer sets, fractions, unit masks."""
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,9 +23,12 @@ SHOWN = 0.1
 """The fraction of one layer at which rows name the removed units."""
 
 
+_graph = functools.lru_cache(maxsize=16)(units.graph)
+
+
 def graph_of(workload: Workload) -> UnitGraph:
-    """The units of a workload's network."""
-    return units.graph(workload.trace)
+    """The units of a workload's network: one graph, as compiled programs belong to a graph."""
+    return _graph(workload.trace)
 
 
 def total_steps(workload: Workload) -> int:
