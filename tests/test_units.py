@@ -341,3 +341,87 @@ def test_masks_of_the_graph_fit_the_variables():
     found = units.parameter_masks(graph, variables, {"params/Conv_0": kept})
     masked = trees.named_leaves(masks.apply(variables, found))
     assert not np.asarray(masked["params/Conv_0/kernel"])[..., ~kept].any()
+
+
+def kernels(**shapes):
+    return {name: draw(number, *shape) for number, (name, shape) in enumerate(shapes.items())}
+
+
+def graph_of_function(apply_fn, variables, *shape):
+    return units.graph(tracing.trace(apply_fn, variables, jnp.ones(shape)))
+
+
+def test_a_leaf_that_is_a_kernel_of_inputs_and_of_units_is_not_prunable():
+    variables = kernels(h=(2, 6, 6), b=(6, 3))
+
+    def apply_fn(v, x):
+        for number in range(2):
+            x = jax.nn.relu(x @ v["h"][number])
+        return x @ v["b"]
+
+    reason = graph_of_function(apply_fn, variables, 5, 6)["h"].reason
+    assert reason == "'h' is the kernel of several layers, one of which has other inputs"
+
+
+def test_units_made_by_a_kernel_that_cannot_be_read_are_not_called_inputs():
+    variables = kernels(v=(4, 8), a=(8, 6), b=(6, 3))
+
+    def apply_fn(v, x):
+        return jax.nn.relu(jnp.tanh(x @ (v["v"] / jnp.linalg.norm(v["v"]))) @ v["a"]) @ v["b"]
+
+    graph = graph_of_function(apply_fn, variables, 5, 4)
+    assert graph["into a"].reason.startswith("'v' makes them, a kernel that cannot be read")
+    total = units.counts(graph, {"a": np.arange(6) > 2}).total
+    assert (total.macs, total.kept_macs) == (4 * 8 + 8 * 6 + 6 * 3, 4 * 8 + 8 * 3 + 3 * 3)
+
+
+def test_a_random_key_among_the_constants_is_read_past():
+    key, variables = jax.random.key(0), kernels(a=(4, 8), b=(8, 3))
+
+    def apply_fn(v, x):
+        hidden = jax.nn.relu(x @ v["a"])
+        noise = jax.random.normal(jax.random.split(key)[0], (8,))
+        return jnp.where(jnp.ones(8) > 0, hidden, hidden * noise) @ v["b"]
+
+    assert graph_of_function(apply_fn, variables, 6, 4)["a"].prunable
+
+
+@pytest.mark.parametrize("how", ["nearest", "bilinear", "permuted", "constant matrix", "sigmoid"])
+def test_units_go_on_where_other_axes_are_moved_or_mixed_by_constants(how):
+    variables = kernels(a=(3, 8), b=(8, 3))
+    order = jnp.array([0, 2, 4, 6, 1, 3, 5, 7])
+    moves = {
+        "nearest": lambda h: jax.image.resize(h, (len(h), 8, 8, 8), "nearest"),
+        "bilinear": lambda h: jax.image.resize(h, (len(h), 8, 8, 8), "bilinear"),
+        "permuted": lambda h: h[..., order],
+        "constant matrix": lambda h: jnp.einsum("st,nthc->nshc", jnp.ones((2, 4)), h),
+        "sigmoid": lambda h: jax.nn.sigmoid(h),
+    }
+
+    def apply_fn(v, x):
+        return moves[how](jax.nn.relu(x @ v["a"])).mean((1, 2)) @ v["b"]
+
+    assert graph_of_function(apply_fn, variables, 4, 4, 4, 3)["a"].prunable
+
+
+def test_the_layer_that_reads_normed_units_without_their_scale_is_named():
+    variables = kernels(a=(4, 8), g=(8,), c=(8, 8), b=(8, 3))
+
+    def apply_fn(v, x):
+        h = x @ v["a"]
+        normed = h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + 1e-6)
+        return (h + (normed * v["g"]) @ v["c"]).mean(1) @ v["b"]
+
+    reason = graph_of_function(apply_fn, variables, 5, 6, 4)["a"].reason
+    assert "b reads them with no scale of theirs between" in reason
+
+
+def test_the_rows_of_a_mapped_embedding_are_units():
+    variables = kernels(table=(11, 8), out=(8, 3))
+
+    def apply_fn(v, ids):
+        rows = jax.vmap(jax.vmap(lambda number: v["table"][number]))(ids)
+        return jax.nn.relu(rows).mean(1) @ v["out"]
+
+    graph = units.graph(tracing.trace(apply_fn, variables, jnp.zeros((4, 5), int)))
+    assert graph["table"].prunable and graph["table"].size == 8
