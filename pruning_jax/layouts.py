@@ -7,8 +7,7 @@ axes of outputs, or of inputs. What depends on which they are is given a trace, 
 import math
 
 from pruning_jax import choices
-from pruning_jax.tracing import Axes, Layer, Trace
-from pruning_jax.tracing import layers as uses_
+from pruning_jax.tracing import Axes, Layer, Trace, layers
 
 PARAMS = "params"
 """The collection that trained leaves are in, of variables that have several."""
@@ -119,14 +118,14 @@ def dimensions(trace: Trace, name: str, shape: tuple[int, ...]) -> tuple[int, ..
 
 def _merged(trace: Trace, layer: Layer) -> tuple[int, int] | None:
     """Inputs and outputs of a dense kernel that is reshaped, the same at every use."""
-    size, model, found = math.prod(layer.kernel_shape), trace.model, set()
+    size, model, sides = math.prod(layer.kernel_shape), trace.model, set()
     for use in layer.uses:
         operand = model.shape(model.equations[use.equation].inputs[use.operand])
         if use.kind != "dense" or math.prod(operand) != size:
             return None
-        outputs = uses_.units(model, use)
-        found.add((size // max(outputs, 1), outputs))
-    return found.pop() if len(found) == 1 else None
+        outputs = layers.units(model, use)
+        sides.add((size // max(outputs, 1), outputs))
+    return sides.pop() if len(sides) == 1 else None
 
 
 def in_order(trace: Trace, shapes: dict[str, tuple[int, ...]]) -> list[str]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pruning_jax import tracing, units
+from pruning_jax.curvature.unit_statistics import axes_read
 from pruning_jax.tracing import Equation, Equations
 from pruning_jax.types import Array, Params
 from pruning_jax.units import Consumer, UnitGraph, UnitMasks, UnitSpace
@@ -153,7 +154,7 @@ def _keeps_all(mask: Array) -> bool:
 def _constants(removal: Removal, entering: list[Entering]) -> dict[int, Array]:
     """The arrays that are read, with the mean of every removed unit and zero elsewhere."""
     constants: dict[int, Array] = {}
-    axes = _axes_read(removal.graph)
+    axes = axes_read(removal.graph)
     for here in entering:
         for reading in here.space.readings:
             if reading.value not in here.consumer.readings:
@@ -217,16 +218,8 @@ def _of_removed(removal: Removal, entering: list[Entering]) -> dict[int, Array]:
     return {value: jnp.where(kept, 0, removal.whole[value])}
 
 
-def _axes_read(graph: UnitGraph) -> dict[int, set[int]]:
-    """The values that are read, and along which axes."""
-    axes: dict[int, set[int]] = {}
-    for reading in (reading for space in graph.prunable for reading in space.readings):
-        axes.setdefault(reading.value, set()).add(reading.axis)
-    return axes
-
-
 def _check_means(graph: UnitGraph, means: UnitMeans, unit_masks: UnitMasks) -> None:
-    axes = _axes_read(graph)
+    axes = axes_read(graph)
     unread = sorted(means.keys() - axes.keys())
     if unread:
         raise ValueError(

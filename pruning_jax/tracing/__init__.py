@@ -20,7 +20,6 @@ from pruning_jax.tracing.layers import SCALING as SCALING
 from pruning_jax.tracing.layers import Axes as Axes
 from pruning_jax.tracing.layers import Use as Use
 from pruning_jax.tracing.layers import View as View
-from pruning_jax.tracing.products import PRODUCTS as PRODUCTS
 from pruning_jax.tracing.products import macs as macs
 from pruning_jax.tracing.traces import Layer as Layer
 from pruning_jax.tracing.traces import Trace as Trace

@@ -86,10 +86,8 @@ def compact(
     _check_added(graph, added or {})
     tracing.check_examples(graph.trace, variables)
     kept = rounded(graph, unit_masks, 1)
-    zeros, unit_masks = (
-        masks.parameter_masks(graph, variables, kept),
-        rounded(graph, kept, round_to),
-    )
+    zeros = masks.parameter_masks(graph, variables, kept)
+    unit_masks = rounded(graph, kept, round_to)
     cut = _Cut(narrowing(graph, unit_masks))
     smaller = cut(variables, zeros)
     evaluation = _Evaluation(cut, dict(added or {}), graph.trace.apply_fn)

@@ -225,9 +225,7 @@ def _broadcast(small: Narrowing, equation: Equation, operands: list[Array]) -> l
     return tracing.bind(equation, [array], shape=small.shape(result))
 
 
-def _sliced(
-    small: Narrowing, equation: Equation, value: int, array: Array, parts: Sequence[slice]
-) -> Array:
+def _sliced(small: Narrowing, value: int, array: Array, parts: Sequence[slice]) -> Array:
     """A slice of an array, with the positions of each axis that stay and are in it."""
     index = {}
     for axis, part in enumerate(parts):
@@ -244,7 +242,7 @@ def _slice(small: Narrowing, equation: Equation, operands: list[Array]) -> list[
     strides = params["strides"] or (1,) * len(params["start_indices"])
     ends = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
     parts = [slice(*part) for part in ends]
-    return [_sliced(small, equation, equation.inputs[0], operands[0], parts)]
+    return [_sliced(small, equation.inputs[0], operands[0], parts)]
 
 
 def _split(small: Narrowing, equation: Equation, operands: list[Array]) -> list[Array]:
@@ -252,7 +250,7 @@ def _split(small: Narrowing, equation: Equation, operands: list[Array]) -> list[
     for size in equation.params["sizes"]:
         parts = [slice(None)] * operands[0].ndim
         parts[axis] = slice(start, start + size)
-        results.append(_sliced(small, equation, value, operands[0], parts))
+        results.append(_sliced(small, value, operands[0], parts))
         start += size
     return results
 
