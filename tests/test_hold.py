@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from closeness import NETWORK, ROUNDING, assert_close
 from flax import nnx
 from networks import CLASSES, NETWORKS, NNXNet, draw
 
@@ -87,9 +88,7 @@ def test_a_loop_with_hold_is_one_that_masks_after_every_step(library, optimizer)
     for found, expected in zip(held, by_hand, strict=True):
         check_removed(found, kept)
         assert jax.tree.structure(found) == jax.tree.structure(params)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected
-        )
+        assert_close(found, expected, NETWORK)
 
 
 @EVERY
@@ -167,11 +166,7 @@ def test_it_trains_as_the_projects_own_loop_step_for_step(optimizer):
     own = jax.jit(lambda state: steps.train_step(task, tx, state, batch)[0])
     for number in range(STEPS):
         state, (params, opt_state) = own(state), step(params, opt_state, number)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
-            params,
-            state.params,
-        )
+        assert_close(params, state.params, NETWORK)
         check_removed(params, kept)
 
 
@@ -204,7 +199,7 @@ def test_clipping_needs_a_masked_gradient():
     *_, expected = trained(
         loss, params, clipped, gradient_of=masked, after=lambda params: masks.apply(params, kept)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+    assert_close(found, expected, NETWORK)
     *_, other = trained(loss, params, held)
     differs = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), found, other)
     assert max(jax.tree.leaves(differs)) > 1e-4
@@ -254,7 +249,7 @@ def test_replicates_have_masks_of_their_own():
         return params["w"]
 
     found = jax.jit(jax.vmap(run))(params, kept)
-    np.testing.assert_allclose(found, np.where(kept, params - 0.1 - 0.19, 0), atol=1e-6)
+    assert_close(found, np.where(kept, params - 0.1 - 0.19, 0), ROUNDING)
 
 
 def test_the_state_can_be_donated_and_the_masks_are_no_constants():
