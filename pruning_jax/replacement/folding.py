@@ -24,7 +24,7 @@ class Folded(NamedTuple):
     Attributes:
       variables: of the network without the units.
       left_out: layer -> why it could not take up the means of units that enter it; for the layer
-        they are zero.
+        they are zero. Space -> why, where other data multiply its units.
       distances: layer -> how far what was folded is from the exact response, where the two meet:
         the largest |response - what the bias adds| over positions and outputs, over the largest
         |response|. 0 but for rounding where the response is the same at all positions of an output.
@@ -106,8 +106,10 @@ def _shifts(
     """What is added to which leaves, what was left out, and the distances."""
     choices.check("word for missing", missing, MISSING)
     removal = responses.prepare(graph, variables, means, unit_masks)
+    if removal.multiplied and missing == "refuse":
+        raise Unfoldable(next(iter(removal.multiplied.values())))
     shifts: dict[str, Array] = {}
-    left_out: dict[str, str] = {}
+    left_out = dict(removal.multiplied)
     distances: dict[str, Array] = {}
     for number, (entering, *_) in removal.entering.items():
         layer = entering.consumer.layer

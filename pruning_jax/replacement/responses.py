@@ -15,7 +15,7 @@ from pruning_jax.units import Consumer, UnitGraph, UnitMasks, UnitSpace
 from pruning_jax.units import masks as unit_masking
 
 UnitMeans = Mapping[int, Array]
-"""Value of a reading -> means, shape (size of its axis of units,)."""
+"""Value of a reading -> means, of the shape of its axes of units."""
 
 ADDING = frozenset(["add", "add_any", "sub"])
 MERGING = ADDING | {"concatenate"}
@@ -41,12 +41,14 @@ class Removal(NamedTuple):
       graph: of the model.
       means: of its units.
       entering: number of a layer's equation -> the removed units that enter it.
+      multiplied: space -> why a mean of its removed units is no constant: other data multiply them.
       whole, without: value -> array, of the variables with and without the units.
     """
 
     graph: UnitGraph
     means: UnitMeans
     entering: dict[int, list[Entering]]
+    multiplied: dict[str, str]
     whole: dict[int, Array]
     without: dict[int, Array]
 
@@ -87,6 +89,8 @@ def responses(
     Source: Evci et al. 2018, *Mean Replacement Pruning*, section 3.
     """
     removal = prepare(graph, variables, means, unit_masks)
+    for why in removal.multiplied.values():
+        raise Unfoldable(why)
     products = {number: removal.model.equations[number] for number in removal.entering}
     return {product.outputs[0]: response(removal, number) for number, product in products.items()}
 
@@ -100,6 +104,13 @@ def prepare(
     units.check_masks(graph, unit_masks)
     unit_masks = {name: mask for name, mask in unit_masks.items() if not _keeps_all(mask)}
     entering: dict[int, list[Entering]] = {}
+    multiplied = {
+        name: f"the units of {name!r} are multiplied with other data, by "
+        f"{model.equations[graph[name].products[0]].name}, where a mean is no constant; remove "
+        "them by themselves, without means"
+        for name in unit_masks
+        if graph[name].products
+    }
     for name, kept in unit_masks.items():
         for consumer in graph[name].consumers:
             here = Entering(graph[name], consumer, kept)
@@ -107,7 +118,7 @@ def prepare(
     _check_means(graph, means, unit_masks)
     without = units.apply_masks(graph, variables, unit_masks)
     arrays = model.known(variables), model.known(without)
-    return Removal(graph, means, dict(sorted(entering.items())), *arrays)
+    return Removal(graph, means, dict(sorted(entering.items())), multiplied, *arrays)
 
 
 def response(removal: Removal, number: int) -> Array:
@@ -152,25 +163,22 @@ def _keeps_all(mask: Array) -> bool:
 
 
 def _constants(removal: Removal, entering: list[Entering]) -> dict[int, Array]:
-    """The arrays that are read, with the mean of every removed unit and zero elsewhere."""
-    constants: dict[int, Array] = {}
-    axes = axes_read(removal.graph)
+    """The arrays that are read, with the means where a unit is removed and zero elsewhere."""
+    stays: dict[int, Array] = {}
     for here in entering:
         for reading in here.space.readings:
-            if reading.value not in here.consumer.readings:
-                continue
-            if len(axes[reading.value]) > 1:
-                raise Unfoldable(
-                    f"the units of {here.space.name!r} share the array that is read at value "
-                    f"{reading.value} with others along another axis, where a mean for each of "
-                    "both is no constant; keep these units"
-                )
-            zeros = _zeros(removal.model, reading.value)
-            shape = [-1 if axis == reading.axis else 1 for axis in range(zeros.ndim)]
-            kept = unit_masking.entries(reading, here.kept)
-            row = jnp.where(kept, 0, removal.means[reading.value]).astype(zeros.dtype)
-            array = jnp.broadcast_to(row.reshape(shape), zeros.shape)
-            constants[reading.value] = constants.get(reading.value, 0) + array
+            if reading.value in here.consumer.readings:
+                shape = [1] * len(removal.model.shape(reading.value))
+                shape[reading.axis] = -1
+                kept = unit_masking.entries(reading, here.kept).reshape(shape)
+                stays[reading.value] = stays.get(reading.value, True) & kept
+    constants = {}
+    for value, axes in axes_read(removal.graph):
+        if value in stays:
+            zeros = _zeros(removal.model, value)
+            shape = [n if axis in axes else 1 for axis, n in enumerate(zeros.shape)]
+            means = jnp.reshape(removal.means[value], shape).astype(zeros.dtype)
+            constants[value] = jnp.where(stays[value], zeros, means)
     return constants
 
 
@@ -214,28 +222,27 @@ def _of_removed(removal: Removal, entering: list[Entering]) -> dict[int, Array]:
     value = removal.model.leaves[entering[0].consumer.slice.leaf]
     kept = True
     for here in entering:
-        kept &= unit_masking.entries(here.consumer.slice, here.kept)
+        kept = kept & unit_masking.entries(here.consumer.slice, here.kept)
     return {value: jnp.where(kept, 0, removal.whole[value])}
 
 
 def _check_means(graph: UnitGraph, means: UnitMeans, unit_masks: UnitMasks) -> None:
-    axes = axes_read(graph)
+    axes = dict(axes_read(graph))
     unread = sorted(means.keys() - axes.keys())
     if unread:
         raise ValueError(
             f"the means at value {unread[0]} are of no units of this graph, which are read at "
             f"{', '.join(map(str, sorted(axes)))}; take them of its own model"
         )
-    pairs = [(name, reading) for name in unit_masks for reading in graph[name].readings]
-    for name, reading in pairs:
-        value, size, given = reading.value, len(reading.units), means.get(reading.value)
-        if len(axes[value]) > 1:
-            continue
-        if given is None or np.shape(given) != (size,):
+    pairs = [(name, reading.value) for name in unit_masks for reading in graph[name].readings]
+    for name, value in pairs:
+        given = means.get(value)
+        shape = tuple(graph.trace.model.shape(value)[axis] for axis in axes[value])
+        if given is None or np.shape(given) != shape:
             what = "are missing" if given is None else f"have shape {np.shape(given)}"
             raise ValueError(
-                f"the means of {name!r} at value {value} {what}; they must be one for each of "
-                f"{size} positions, as unit_means returns them"
+                f"the means of {name!r} at value {value} {what}; they must have shape {shape}, one "
+                "mean for each position, as unit_means returns them"
             )
         if not isinstance(given, jax.core.Tracer) and not np.isfinite(np.asarray(given)).all():
             raise ValueError(f"the means of {name!r} at value {value} are not all finite")

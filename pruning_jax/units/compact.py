@@ -14,7 +14,7 @@ from pruning_jax.units import masks, narrowed, rules
 from pruning_jax.units.graph import components
 from pruning_jax.units.masks import UnitMasks
 from pruning_jax.units.narrowing import Narrowing, narrowing, narrowing_elsewhere
-from pruning_jax.units.parameters import same_parameters
+from pruning_jax.units.parameters import same_equations
 from pruning_jax.units.spaces import UnitGraph
 
 
@@ -191,11 +191,9 @@ class _Evaluation:
         model = self.small.model
         examples = [model.avals[value] for value in model.inputs]
         inputs = jax.tree.unflatten(model.input_structure, examples)
-        if not self.added and _does_the_same(self.own, self.small, variables, inputs):
-            return self.own
-        function = self.with_constants if self.added else self.run
-        jax.eval_shape(function, variables, inputs)  # refuses what cannot be narrowed
-        return function
+        if self.added:
+            return self.with_constants
+        return self.own if _does_the_same(self.own, self.small, variables, inputs) else self.run
 
     def run(self, variables: Params, inputs: PyTree) -> PyTree:
         """What the masked network returns."""
@@ -239,8 +237,8 @@ class _Training:
     def _read(self, variables: Params, inputs: PyTree) -> Callable:
         whole = jax.tree_util.tree_map_with_path(self._whole, variables)
         trace = tracing.trace_of(tracing.read(self.own, whole, *inputs), self.own)
-        walk = rules.walk(trace, self.graph.labels.unmasked)
-        units = components(walk.notes.atoms, walk.notes.edges)
+        walk = rules.walk(trace)
+        units = components(walk.atoms, walk.edges)
         small = narrowing_elsewhere(self.graph, self.unit_masks, walk, units)
         for name, leaf in trees.named_leaves(variables).items():
             shape = small.shape(trace.model.leaves[name])
@@ -266,23 +264,18 @@ def _does_the_same(
 ) -> bool:
     """Whether a function at smaller sizes runs the equations that its own become there.
 
-    It is read again: the same primitives must give arrays of the sizes that stay, with the same
-    parameters and constants. Whatever it raises, it does not accept these sizes.
+    Whatever it raises, it does not accept these sizes.
+
+    Raises:
+      ValueError: the equations cannot be narrowed.
     """
+
+    def ours(variables: Params, *inputs: PyTree) -> PyTree:
+        return tracing.run(small.model, variables, inputs, at=narrowed.handlers(small))
+
+    jax.eval_shape(ours, variables, *inputs)
+    narrow = tracing.read(ours, variables, *inputs)
     try:
-        model = tracing.read(function, variables, *inputs)
+        return same_equations(narrow, tracing.read(function, variables, *inputs))
     except Exception:  # noqa: BLE001, a library's own errors of shapes are of any kind
         return False
-    ours, theirs = small.model.equations, model.equations
-    if [equation.name for equation in ours] != [equation.name for equation in theirs]:
-        return False
-    for one, other in zip(ours, theirs, strict=True):
-        if [small.shape(v) for v in one.outputs] != [model.shape(v) for v in other.outputs]:
-            return False
-        if not same_parameters(small, one, other):
-            return False
-        for a, b in zip(one.inputs, other.inputs, strict=True):
-            constants = small.model.constants.get(a), model.constants.get(b)
-            if not tracing.same_constant(*constants, shapes=True):
-                return False
-    return True

@@ -132,9 +132,9 @@ def _other_products(graph: UnitGraph, unit_masks: UnitMasks) -> tuple[int, int]:
             (_, contracted), (_, batched) = equation.params["dimension_numbers"]
             met = {*contracted, *batched}  # these axes of the second operand are the first's too
             for side, value in enumerate(equation.inputs):
-                for field in graph.labels.fields.get(value, ()):
-                    if side == 0 or not met.intersection(field.axes):
-                        share *= narrowing.share(field, removed)
+                for axes, atoms in graph.labels.fields.get(value, ()):
+                    if side == 0 or not met.intersection(axes):
+                        share *= narrowing.share(atoms, removed)
         dense, kept = dense + macs, kept + macs * share
     return dense, round(kept)
 

@@ -87,9 +87,9 @@ def apply(name: str, params: Mapping[str, Any], numbers: Sequence[Number]) -> Nu
     """
     if name in SAME:
         return numbers[0]
-    if not all(number is None or math.isfinite(number) for number in numbers):
+    if any(number is not None and math.isnan(number) for number in numbers):
         return math.nan
-    if name == "mul" and 0.0 in numbers:
+    if name == "mul" and 0.0 in numbers and None in numbers:
         return 0.0
     if name == "div" and numbers[0] == 0.0 and numbers[1] is None:
         return 0.0

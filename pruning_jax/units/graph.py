@@ -1,5 +1,6 @@
 """From what a walk met to the unit spaces of a model."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 
@@ -8,8 +9,10 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from pruning_jax.tracing import Trace
-from pruning_jax.units import rules
-from pruning_jax.units.labels import NONE, Part, Source
+from pruning_jax.units import elementwise, moves, rules
+from pruning_jax.units.labels import NONE, Number, Source
+from pruning_jax.units.narrowing import labelled
+from pruning_jax.units.origins import Origins
 from pruning_jax.units.spaces import (
     PRODUCED,
     Consumer,
@@ -19,7 +22,7 @@ from pruning_jax.units.spaces import (
     UnitGraph,
     UnitSpace,
 )
-from pruning_jax.units.walk import NORM, Entry, Link, Walk
+from pruning_jax.units.walk import NORM, Entry, Link, Meeting, Walk
 
 
 def graph(trace: Trace) -> UnitGraph:
@@ -42,8 +45,6 @@ def graph(trace: Trace) -> UnitGraph:
             f"of a {type(trace).__name__}"
         )
     plan = _Plan(rules.walk(trace))
-    if plan.unmasked:
-        plan = _Plan(rules.walk(trace, frozenset(plan.unmasked)))
     spaces = [plan.space(number) for number in range(len(plan.spaces))]
     return UnitGraph(tuple(_named(spaces)), trace, plan.labels)
 
@@ -72,44 +73,99 @@ class _Plan:
       unit_of: atom -> its unit; numbers of no meaning.
       spaces: the units of each space, in order.
       labels: atom -> its space and its unit's number there.
-      links, entries, mixed, reasons: of each space.
-      unmasked: the axes of leaves whose units are mixed with one another, as a layer norm does.
+      links, entries, meetings, reasons: of each space.
+      mixed: space -> what mixes its units with one another, as a layer norm does.
+      unmasked: the keys of the sources of these.
+      zeros: what the entries of removed units are.
     """
 
     def __init__(self, walked: Walk) -> None:
-        self.walk, notes = walked, walked.notes
-        self.unit_of = components(notes.atoms, notes.edges)
+        self.walk = walked
+        self.origins = Origins(walked)
+        self.known: dict[int, tuple[np.ndarray, list[int]]] = {}
+        self.unit_of = components(walked.atoms, walked.edges)
         self.spaces = self._spaces()
-        number, space_of = np.full((2, notes.atoms), NONE)
+        number, space_of = np.full((2, walked.atoms), NONE)
         for i, units in enumerate(self.spaces):
             number[units] = np.arange(len(units))
             space_of[units] = i
         self.labels = Labels(
-            fields=walked.fields,
+            fields={},
             space_of=space_of[self.unit_of],
             unit_of=number[self.unit_of],
-            sources=tuple(notes.sources.values()),
-            unmasked=walked.unmasked,
+            sources=tuple(walked.sources.values()),
+            digits=walked.digits(self.unit_of),
+            unmasked=frozenset(),
         )
         self.links: dict[int, dict[Source, Link]] = {}
-        for link in notes.links:
-            for space in self._spaces_of(self.atoms(link.source)):
-                self.links.setdefault(space, {}).setdefault(link.source, link)
+        for link in walked.links:
+            for source in walked.parts.get(link.source, [link.source]):
+                for space in self.spaces_of(self.atoms(source)):
+                    self.links.setdefault(space, {}).setdefault(
+                        source, link._replace(source=source)
+                    )
         self.entries: dict[int, list[Entry]] = {}
-        for entry in notes.entries:
-            for space in self._spaces_of(_entering(entry, self.atoms(entry.source))):
+        for entry in walked.entries:
+            for space in self.spaces_of(self._entering(entry)):
                 self.entries.setdefault(space, []).append(entry)
+        self.meetings: dict[int, list] = {}
+        for meeting in walked.meetings:
+            for value, index in meeting.sides:
+                for space in self.spaces_of(walked.fields[value][index].atoms):
+                    self.meetings.setdefault(space, []).append(meeting)
         self.reasons: dict[int, str] = {}
-        for reason, atoms in notes.blocked:
-            for space in self._spaces_of(atoms):
+        for reason, atoms in walked.blocked:
+            for space in self.spaces_of(atoms):
                 self.reasons.setdefault(space, reason)
         self.mixed: dict[int, str] = {}
-        self.unmasked: set[Part] = set()
-        for name, field in notes.mixed:
-            for space in self._spaces_of(field.atoms):
-                self.mixed[space] = name
-                if space not in self.reasons:
-                    self.unmasked |= {source.part for source, _ in field.sources}
+        self._follow_mixing()
+        self.unmasked = frozenset(
+            source.key
+            for mixing in walked.mixings
+            if any(space not in self.reasons for space in self.spaces_of(mixing.field.atoms))
+            for source, _ in mixing.field.sources
+        )
+        self.zeros = walked.zeros(self.unmasked)
+        fields = labelled(walked, self.zeros)
+        self.labels = dataclasses.replace(self.labels, fields=fields, unmasked=self.unmasked)
+
+    def _follow_mixing(self) -> None:
+        """Follows what units were reduced into until it meets the units themselves again.
+
+        That is a norm. Where it meets a layer first, the units may not be pruned.
+        """
+        begun: dict[int, set[int]] = {}
+        for mixing in self.walk.mixings:
+            spaces = self.spaces_of(mixing.field.atoms)
+            begun.setdefault(mixing.equation, set()).update(spaces)
+        carried: dict[int, set[int]] = {}
+        for number, equation in enumerate(self.walk.model.equations if begun else ()):
+            entering = set().union(*(carried.get(value, ()) for value in equation.inputs))
+            leaving = set(entering)
+            if entering and number in self.walk.layers:
+                self._mix_into(entering, "what a layer takes")
+                leaving = set()
+            elif entering and self._is_elementwise(number):
+                for field in self.walk.fields.get(equation.outputs[0], ()):
+                    leaving.difference_update(self.spaces_of(field.atoms))
+            if number in begun:
+                self.mixed |= dict.fromkeys(begun[number], equation.name)
+                leaving.update(begun[number])
+            if leaving:
+                carried |= {value: leaving for value in equation.outputs}
+        for output in self.walk.model.outputs:
+            self._mix_into(carried.get(output, set()), "the network's outputs")
+
+    def _mix_into(self, spaces: set[int], what: str) -> None:
+        for space in spaces:
+            self.reasons.setdefault(space, f"{self.mixed[space]} mixes them into {what}")
+
+    def _is_elementwise(self, number: int) -> bool:
+        equation = self.walk.model.equations[number]
+        known = equation.name in rules.RULES or equation.name in moves.MOVES
+        return equation.name in elementwise.ELEMENTWISE or (
+            not known and elementwise.body_of(equation) is not None
+        )
 
     def shape(self, source: Source) -> list[int]:
         """The shape of a source's leaf, with its other axes of size 1."""
@@ -117,51 +173,53 @@ class _Plan:
         return [size if axis in source.axes else 1 for axis, size in enumerate(shape)]
 
     def atoms(self, source: Source) -> np.ndarray:
-        """The atoms of a source."""
-        return np.arange(source.start, source.start + math.prod(self.shape(source)))
+        """The atom of each position of a source's axes."""
+        return source.atoms(math.prod(self.shape(source)))
 
     def _spaces(self) -> list[np.ndarray]:
         """Units that share a producing layer, in the order of the equations."""
-        notes = self.walk.notes
+        walked = self.walk
         produced = [
-            (link.equation, 1, self.unit_of[self.atoms(link.source)])
-            for link in notes.links
+            (link.equation, 1, self._units(source))
+            for link in walked.links
             if link.role in PRODUCED
+            for source in walked.parts.get(link.source, [link.source])
         ]
-        made = np.zeros(notes.atoms, bool)
-        for *_, units in produced:
-            made[units] = True
+        made = np.zeros(walked.atoms, bool)
+        for link in walked.links:
+            if link.role in PRODUCED:
+                made[self._units(link.source)] = True
         entered = [
-            (entry.equation, 0, self.unit_of[self.atoms(entry.source)])
-            for entry in notes.entries
+            (entry.equation, 0, self._units(entry.source))
+            for entry in walked.entries
             if entry.groups == 1
         ]
         inputs = [event for event in entered if not made[event[-1]].any()]
         events = sorted([*produced, *inputs], key=lambda event: event[:2])
         joined = components(
-            notes.atoms, ((np.full_like(units, units[0]), units) for *_, units in events)
+            walked.atoms, ((np.full_like(units, units[0]), units) for *_, units in events)
         )
         orders: dict[int, list[np.ndarray]] = {}
         for *_, units in events:
             orders.setdefault(joined[units[0]], []).append(units)
         return [_in_order(parts) for parts in orders.values()]
 
-    def _spaces_of(self, atoms: np.ndarray) -> list[int]:
-        """The spaces that atoms belong to."""
-        if not len(atoms):
-            return []
-        found = self.labels.space_of[atoms]
-        first = found.flat[0]
-        if (found == first).all() and atoms.min() != NONE:
-            return [int(first)] if first != NONE else []
-        found = found[atoms != NONE]
-        return np.unique(found[found != NONE]).tolist()
+    def _units(self, source: Source) -> np.ndarray:
+        """The units of a source's positions, but of those that are of none."""
+        atoms = self.atoms(source)
+        return self.unit_of[atoms[atoms != NONE]]
+
+    def spaces_of(self, atoms: np.ndarray) -> list[int]:
+        """The spaces that atoms belong to; many fields share their array of atoms."""
+        if id(atoms) not in self.known:
+            self.known[id(atoms)] = atoms, self.labels.spaces(atoms)
+        return self.known[id(atoms)][1]
 
     def space(self, number: int) -> UnitSpace:
         """Describes a space."""
         links = list(self.links.get(number, {}).values())
         consumers = tuple(self._consumer(number, e) for e in self.entries.get(number, ()))
-        readings = self._readings(number, consumers)
+        readings = self._readings(number)
         makers = [link.layer for link in links if link.role in PRODUCED]
         return UnitSpace(
             name=self._name(number, makers),
@@ -169,6 +227,7 @@ class _Plan:
             layers=tuple(dict.fromkeys(link.layer for link in links if link.layer is not None)),
             producers=tuple(self._producer(number, link) for link in links),
             consumers=consumers,
+            products=tuple(dict.fromkeys(m.equation for m in self.meetings.get(number, ()))),
             readings=tuple(reading for reading in readings if reading is not None),
             reason=self._reason(number, makers, readings),
         )
@@ -177,30 +236,43 @@ class _Plan:
         if makers:
             return makers[0]
         entry = self.entries[number][0]
-        return "inputs" if entry.lost is None else f"into {entry.layer}"
+        maker = self.origins.maker(entry.value)
+        return "inputs" if maker is None else f"into {entry.layer}"
 
     def _producer(self, number: int, link: Link) -> Slice:
         units = self.labels.unit(number, self.atoms(link.source)).reshape(self.shape(link.source))
         role = "kernel" if link.role == "depthwise" else link.role
-        return Slice(link.source.leaf, role, units, link.source.part not in self.unmasked)
+        return Slice(link.source.leaf, role, units, link.source.key not in self.unmasked)
 
     def _consumer(self, number: int, entry: Entry) -> Consumer:
-        units = self.labels.unit(number, _entering(entry, self.atoms(entry.source)))
+        units = self.labels.unit(number, self._entering(entry))
         places = np.flatnonzero(units != NONE)
-        readings = [
-            value
-            for value in sorted(self.walk.readings.get(entry.value, ()))
-            if any(number in self._spaces_of(f.atoms) for f in self.walk.fields[value])
-        ]
+        role, masked = "kernel", self._zero(entry) != 0.0
         return Consumer(
             layer=entry.layer,
-            slice=Slice(
-                entry.source.leaf, "kernel", self._entries(number, entry, units), entry.zero != 0.0
-            ),
+            slice=Slice(entry.source.leaf, role, self._entries(number, entry, units), masked),
             equation=entry.equation,
-            readings=tuple(readings),
+            readings=self._read_at(number, entry.value),
             offset=int(places[0]),
             repeats=len(places) // len(np.unique(units[places])),
+        )
+
+    def _entering(self, entry: Entry) -> np.ndarray:
+        """The labels of what enters a kernel: the data's, or where it has none the kernel's own."""
+        if entry.field is None:
+            return self.atoms(entry.source)
+        return self.walk.fields[entry.value][entry.field].atoms
+
+    def _zero(self, entry: Entry) -> Number:
+        """What enters a kernel for a removed unit."""
+        return 0.0 if entry.field is None else self.zeros[entry.value][entry.field][0]
+
+    def _read_at(self, number: int, value: int) -> tuple[int, ...]:
+        """The readings of a space's units that come to a value."""
+        return tuple(
+            value
+            for value in sorted(self.origins.readings(value)[0])
+            if any(number in self.spaces_of(f.atoms) for f in self.walk.fields.get(value, ()))
         )
 
     def _entries(self, number: int, entry: Entry, units: np.ndarray) -> np.ndarray:
@@ -214,22 +286,24 @@ class _Plan:
         table = units[place] if entry.source.axes < entry.outputs.axes else units[place].T
         return table.reshape(np.maximum(self.shape(entry.source), self.shape(entry.outputs)))
 
-    def _readings(self, number: int, consumers: tuple[Consumer, ...]) -> list[Reading | None]:
+    def _readings(self, number: int) -> list[Reading | None]:
         """The readings of a space; ``None`` for one whose axis of units is split."""
-        values = sorted({value for consumer in consumers for value in consumer.readings})
+        ends = [entry.value for entry in self.entries.get(number, ())]
+        ends += [v for m in self.meetings.get(number, ()) for v, _ in m.sides]
         found = []
-        for value in values:
+        for value in sorted({v for end in ends for v in self._read_at(number, end)}):
             for field in self.walk.fields[value]:
-                if number in self._spaces_of(field.atoms):
+                if number in self.spaces_of(field.atoms):
                     numbers = self.labels.unit(number, field.atoms)
                     single = len(field.axes) == 1
                     found.append(Reading(value, field.axes[0], numbers) if single else None)
         return found
 
     def _reason(self, number: int, makers: list[str], readings: list) -> str | None:
-        entries = self.entries.get(number, ())
-        unlabelled = [entry for entry in entries if entry.atoms is None]
-        zeros = [entry.zero for entry in entries]
+        entries, meetings = self.entries.get(number, ()), self.meetings.get(number, ())
+        unlabelled = [entry for entry in entries if entry.field is None]
+        zeros = [self._zero(entry) for entry in entries]
+        zeros += [self._at_meeting(meeting) for meeting in meetings]
         lost = [zero for zero in zeros if isinstance(zero, str)]
         if not makers:
             return self._source((*unlabelled, *entries)[0])
@@ -238,17 +312,17 @@ class _Plan:
             return f"{leaf!r} is the kernel of several layers, one of which has other inputs"
         if number in self.reasons:
             return self.reasons[number]
-        if not entries or not readings:
+        if not (entries or meetings) or not readings:
             return "no layer reads them"
         if None in readings:
             return "their axis is split where it is read"
         if NORM in lost:
-            reader = next(entry.layer for entry in entries if entry.zero == NORM)
+            reader = next((e.layer for e in entries if self._zero(e) == NORM), "a product")
             mixer = self.mixed[number]
             return f"{mixer} mixes them, and {reader} reads them with no scale of theirs between"
         if any(zero != zero for zero in zeros):
             return "their slices at zero give no finite number"
-        kept = [e for e in entries if e.zero != 0.0 and e.source.part in self.unmasked]
+        kept = [e for e in entries if self._zero(e) != 0.0 and e.source.key in self.unmasked]
         if kept:
             return (
                 f"{kept[0].source.leaf!r} would have to be zero where {kept[0].layer} reads them, "
@@ -258,14 +332,19 @@ class _Plan:
             return f"{lost[0]} makes them something else than zero where their slices are zero"
         return None
 
+    def _at_meeting(self, meeting: Meeting) -> Number:
+        """What removed units come to in a sum over them with other data."""
+        zeros = [self.zeros[value][index][0] for value, index in meeting.sides]
+        return next((n for n in zeros if n != n), 0.0 if 0.0 in zeros else zeros[0])
+
     def _source(self, entry: Entry) -> str:
         """What enters a layer without labels."""
-        if entry.lost is None:
+        maker = self.origins.maker(entry.value)
+        if maker is None:
             return "they are the network's inputs"
-        if entry.lost:
-            reasons = dict(self.walk.trace.unsupported)
-            why = reasons.get(entry.lost, "its use is not understood")
-            return f"{entry.lost!r} makes them, a kernel that cannot be read: {why}"
+        if maker:
+            why = dict(self.walk.trace.unsupported).get(maker, "its use is not understood")
+            return f"{maker!r} makes them, a kernel that cannot be read: {why}"
         return f"they come into {entry.layer} from a layer by a way that is not understood"
 
 
@@ -274,8 +353,3 @@ def _in_order(parts: list[np.ndarray]) -> np.ndarray:
     joined = np.concatenate(parts)
     _, first = np.unique(joined, return_index=True)
     return joined[np.sort(first)]
-
-
-def _entering(entry: Entry, own: np.ndarray) -> np.ndarray:
-    """The labels of what enters a kernel: the data's, or where it has none the kernel's own."""
-    return own if entry.atoms is None else entry.atoms

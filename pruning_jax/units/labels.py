@@ -1,7 +1,6 @@
 """Labels of array axes: which atom, a position of a leaf's axis, each position belongs to."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,107 +8,94 @@ import numpy as np
 NONE = -1
 """The label of a position that is no unit's."""
 
+Number = float | str | None
+"""What all entries are; the primitive after which that is not known, or ``None``."""
 
-Part = tuple[str, tuple[int, ...]]
-"""A leaf and some of its axes."""
+Zeros = Mapping[int, Sequence[tuple[Number, Number]]]
+"""Value -> of each of its fields, what the entries of a unit are when its masked slices are zero,
+and what those are that belong to no unit."""
 
 
 class Source(NamedTuple):
-    """Axes of a leaf whose positions are atoms, in one block of numbers.
+    """Axes of a leaf whose positions, or digits of them, are atoms in one block of numbers.
 
     Attributes:
       leaf: the path of the leaf.
       axes: its axes; several where a reshape merges them.
+      digits: of every position the atom that it is, as bytes, where several are one: the head of a
+        column, say. Empty where each position is an atom of its own.
       start: the number of the first atom.
     """
 
     leaf: str
     axes: tuple[int, ...]
+    digits: bytes
     start: int
 
     @property
-    def part(self) -> Part:
-        return self.leaf, self.axes
+    def key(self) -> tuple[str, tuple[int, ...], bytes]:
+        """What it is in any walk."""
+        return self[:3]
+
+    def atoms(self, size: int) -> np.ndarray:
+        """The atom of each of the axes' positions, of which there are `size`."""
+        if not self.digits:
+            return np.arange(self.start, self.start + size)
+        digits = np.frombuffer(self.digits, np.int64)
+        return np.where(digits == NONE, NONE, digits + self.start)
 
 
 class Field(NamedTuple):
-    """Labels over some axes of an array.
+    """Labels over some axes of an array; of one axis there may be several, as of merged heads.
 
     Attributes:
       axes: the axes, several where one was split.
       atoms: integers of those axes' shape.
-      zero: the entries' value when every masked slice of their unit is zero; the name of the
-        primitive after which it is not known.
       sources: the leaves that have a part in the entries, each with whether it was only
         rearranged on its way there.
-      rest: as `zero`, of the entries that are no unit's, where there are any.
+      at_zero: gives what the entries are, from what those of earlier arrays are.
     """
 
     axes: tuple[int, ...]
     atoms: np.ndarray
-    zero: float | str
-    sources: frozenset[tuple[Source, bool]] = frozenset()
-    rest: float | str = 0.0
+    sources: frozenset[tuple[Source, bool]]
+    at_zero: Callable[[Zeros], tuple[Number, Number]]
 
 
 Fields = tuple[Field, ...]
+Places = Mapping[int, tuple[int, np.ndarray | None]]
+"""Axis -> the axis of the result that it becomes, and which of its positions are there: all of
+them where that is ``None``; `NONE` stands for what is added."""
 
 
-def moved(fields: Fields, place: Callable[[int], int]) -> Fields:
-    """The fields of an array whose axes were renumbered; the axes of a field are kept in order."""
-    result = []
-    for field in fields:
-        axes = [place(axis) for axis in field.axes]
-        order = np.argsort(axes)
-        atoms = field.atoms.transpose(order) if len(axes) > 1 else field.atoms
-        result.append(field._replace(axes=tuple(sorted(axes)), atoms=atoms))
-    return tuple(result)
+def same(value: int, index: int) -> Callable[[Zeros], tuple[Number, Number]]:
+    """What the entries of an earlier array's field are."""
+    return lambda zeros: zeros[value][index]
 
 
-def on(fields: Fields, axis: int) -> Field | None:
-    """The field that has an axis."""
-    return next((field for field in fields if axis in field.axes), None)
+def moved(field: Field, places: Places) -> Field:
+    """A field of an array whose axes were moved."""
+    axes = [places[axis][0] for axis in field.axes]
+    atoms = field.atoms
+    for dimension, axis in enumerate(field.axes):
+        positions = places[axis][1]
+        if positions is not None:
+            there = np.take(atoms, positions, axis=dimension)
+            added = (positions == NONE).reshape([-1] + [1] * (atoms.ndim - dimension - 1))
+            atoms = np.where(added, NONE, there) if added.any() else there
+    if sorted(axes) != axes:
+        atoms = atoms.transpose(np.argsort(axes))
+    axes = sorted(axes)
+    while len(axes) > 1 and 1 in atoms.shape:
+        single = atoms.shape.index(1)
+        atoms = atoms.squeeze(single)
+        del axes[single]
+    return field._replace(axes=tuple(axes), atoms=atoms)
 
 
-def taken(fields: Fields, parts: Sequence[slice]) -> Fields:
-    """The fields of a slice of the array."""
-    return tuple(
-        field._replace(atoms=field.atoms[tuple(parts[axis] for axis in field.axes)])
-        for field in fields
-    )
-
-
-def padded(fields: Fields, config: Sequence[tuple[int, int, int]]) -> Fields:
-    """The fields of the array after `lax.pad`; what is added belongs to no unit."""
-    result = []
-    for field in fields:
-        atoms = field.atoms
-        for place, axis in enumerate(field.axes):
-            low, high, interior = config[axis]
-            size = atoms.shape[place]
-            wide = np.full_like(
-                atoms, NONE, shape=_with(atoms.shape, place, _spread(size, interior))
-            )
-            wide[_at(place, slice(None, None, interior + 1))] = atoms
-            grown = [(0, 0)] * atoms.ndim
-            grown[place] = (max(low, 0), max(high, 0))
-            wide = np.pad(wide, grown, constant_values=NONE)
-            end = wide.shape[place] + min(high, 0)
-            atoms = wide[_at(place, slice(max(-low, 0), end))]
-        result.append(field._replace(atoms=atoms))
-    return tuple(result)
-
-
-def _spread(size: int, interior: int) -> int:
-    return size + max(size - 1, 0) * interior
-
-
-def _with(shape: tuple[int, ...], place: int, size: int) -> tuple[int, ...]:
-    return (*shape[:place], size, *shape[place + 1 :])
-
-
-def _at(place: int, part: slice) -> tuple[slice, ...]:
-    return (*(slice(None),) * place, part)
+def on(fields: Fields, axis: int) -> list[int]:
+    """Which fields have an axis."""
+    return [index for index, field in enumerate(fields) if axis in field.axes]
 
 
 def groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
@@ -137,43 +123,16 @@ def groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list
     return result
 
 
-def reshaped(
-    fields: Fields, old: Sequence[int], new: Sequence[int]
-) -> tuple[list[Field], list[tuple[list[Field], list[int], list[int]]]]:
-    """The fields after a reshape, and the groups where several would share an axis.
-
-    Returns:
-      The fields, and (fields, axes before, axes after) of each group that merges several, or an
-      axis of one unit with others.
-    """
-    if math.prod(old) == 0:
-        return [], []
-    found, merged = [], []
-    for before, after in groups(old, new):
-        inside = [field for field in fields if set(field.axes) & set(before)]
-        if [old[axis] for axis in before] == [new[axis] for axis in after]:
-            whole = tuple(field for field in inside if set(field.axes) <= set(before))
-            found.extend(moved(whole, dict(zip(before, after, strict=True)).__getitem__))
-            merged.extend(([field], before, after) for field in inside if field not in whole)
-            continue
-        single = [field for field in inside if field.atoms.size == 1]
-        inside = [field for field in inside if field.atoms.size > 1]
-        merged.extend(([field], before, after) for field in single)
-        if len(inside) == 1 and set(inside[0].axes) <= set(before):
-            found.append(_spread_over(inside[0], before, after, old, new))
-        elif inside:
-            merged.append((inside, before, after))
-    return found, merged
-
-
-def _spread_over(
-    field: Field, before: list[int], after: list[int], old: Sequence[int], new: Sequence[int]
+def spread(
+    field: Field, group: tuple[list[int], list[int]], old: Sequence[int], new: Sequence[int]
 ) -> Field:
+    """A field whose axes are among a reshape's group of axes, over those that the group becomes."""
+    before, after = group
     shape = [old[axis] if axis in field.axes else 1 for axis in before]
     full = np.broadcast_to(field.atoms.reshape(shape), [old[axis] for axis in before])
     atoms, axes = full.reshape([new[axis] for axis in after]), list(after)
     for place in reversed(range(len(axes))):
-        first = atoms[_at(place, slice(0, 1))]
+        first = atoms.take([0], axis=place)
         if len(axes) > 1 and (atoms.shape[place] == 1 or (atoms == first).all()):
             atoms = atoms.take(0, axis=place)
             del axes[place]

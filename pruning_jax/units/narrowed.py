@@ -17,7 +17,8 @@ from jax.extend import core
 from pruning_jax import tracing
 from pruning_jax.tracing import Equation
 from pruning_jax.types import Array
-from pruning_jax.units import elementwise
+from pruning_jax.units import elementwise, moves
+from pruning_jax.units.labels import NONE
 from pruning_jax.units.narrowing import Narrowing
 
 Positions = dict[int, np.ndarray]
@@ -30,9 +31,14 @@ def handlers(small: Narrowing) -> dict[int, tracing.Handler]:
     """Result of an equation -> what runs it where one of its arrays is smaller."""
 
     def handle(equation: Equation, operands: list[Array]) -> list[Array]:
-        body = equation.name in elementwise.ELEMENTWISE or elementwise.body_of(equation)
-        rule = _elementwise if body else RULES.get(equation.name, _plain)
-        results = rule(small, equation, operands)
+        moved = moves.moves(small.model, equation)
+        if moved is not None:
+            _check_kept(small, equation, moved)
+            results = MOVED.get(equation.name, _unchanged)(small, equation, operands, moved)
+        else:
+            body = equation.name in elementwise.ELEMENTWISE or elementwise.body_of(equation)
+            rule = _elementwise if body else RULES.get(equation.name, _plain)
+            results = rule(small, equation, operands)
         return [
             _fitted(small, equation, value, result)
             for value, result in zip(equation.outputs, results, strict=True)
@@ -103,7 +109,7 @@ def _restricted(
         places = wanted.get(axis, np.arange(shape[axis]))
         if not np.isin(places, there).all():
             raise _refusal(equation, f"reads units that were cut, in an array of shape {shape}")
-        if len(places) < len(there):
+        if not np.array_equal(places, there):
             index[axis] = np.searchsorted(there, places)
     return taken(array, index)
 
@@ -147,11 +153,8 @@ def _called(small: Narrowing, equation: Equation, operands: list[Array]) -> Arra
     if not floats or equation.name != "custom_jvp_call":
         return _called_whole(small, equation, operands)
 
-    def whole(*arrays: Array) -> Array:
-        return tracing.bind(equation, list(arrays))[0]
-
     def derivative(primals: Sequence[Array], tangents: Sequence[Array]) -> Array:
-        return jax.jvp(whole, primals, tangents)
+        return jax.jvp(lambda *arrays: tracing.bind(equation, list(arrays))[0], primals, tangents)
 
     structs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
     rule = jax.make_jaxpr(derivative)(structs, structs)
@@ -161,12 +164,11 @@ def _called(small: Narrowing, equation: Equation, operands: list[Array]) -> Arra
 
     @jax.custom_jvp
     def smaller(*arrays: Array) -> Array:
-        return jnp.broadcast_to(*_inlined(body, arrays), shape)
+        return _inlined(body, arrays, shape)[0]
 
     @smaller.defjvp
     def smaller_jvp(primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, ...]:
-        results = _inlined(rule, [*primals, *tangents])
-        return tuple(jnp.broadcast_to(result, shape) for result in results)
+        return tuple(_inlined(rule, [*primals, *tangents], shape))
 
     return smaller(*operands)
 
@@ -186,26 +188,26 @@ def _called_whole(small: Narrowing, equation: Equation, operands: list[Array]) -
     return result.ravel()[:entries].reshape(shape)
 
 
-def _inlined(body: Any, operands: Sequence[Array]) -> list[Array]:
-    """An elementwise body on arrays of any one shape; what is the same everywhere is a scalar."""
+def _inlined(body: Any, operands: Sequence[Array], shape: tuple[int, ...]) -> list[Array]:
+    """An elementwise body on arrays of another shape; what is the same everywhere is a scalar."""
     jaxpr = getattr(body, "jaxpr", body)
     known = dict(zip(jaxpr.invars, operands, strict=True))
     known |= zip(jaxpr.constvars, getattr(body, "consts", []), strict=False)
 
     def array(atom: Any) -> Array:
-        if isinstance(atom, core.Literal):
-            return jnp.asarray(atom.val, atom.aval.dtype)
-        return known[atom]
+        literal = isinstance(atom, core.Literal)
+        value = jnp.asarray(atom.val, atom.aval.dtype) if literal else known[atom]
+        return jnp.broadcast_to(value, shape) if atom.aval.shape else value
 
     for step in jaxpr.eqns:
         arrays, within = [array(atom) for atom in step.invars], elementwise.inner(step.params)
         if within is not None:
-            results = _inlined(within, arrays)
+            results = _inlined(within, arrays, shape)
         elif step.primitive.name == "broadcast_in_dim":
             results = arrays[:1]
         else:
             params = step.primitive.get_bind_params(step.params)
-            results = [step.primitive.bind(*jnp.broadcast_arrays(*arrays), **params)]
+            results = [step.primitive.bind(*arrays, **params)]
         known |= zip(step.outvars, results, strict=True)
     return [array(atom) for atom in jaxpr.outvars]
 
@@ -217,113 +219,94 @@ def _reshape(small: Narrowing, equation: Equation, operands: list[Array]) -> lis
     return tracing.bind(equation, operands)
 
 
-def _broadcast(small: Narrowing, equation: Equation, operands: list[Array]) -> list[Array]:
-    (value, *_), result = equation.inputs, equation.outputs[0]
-    axes = {place: axis for axis, place in enumerate(equation.params["broadcast_dimensions"])}
-    wanted = {axes[place]: kept for place, kept in small.of(result).items() if place in axes}
-    array = _restricted(small, equation, value, operands[0], wanted)
-    return tracing.bind(equation, [array], shape=small.shape(result))
+def _check_kept(small: Narrowing, equation: Equation, moved: list[moves.Move]) -> None:
+    """Checks that nothing goes over units of which some were cut."""
+    for move in moved:
+        value = equation.inputs[move.operand]
+        lost = small.of(value).keys() - move.places.keys()
+        if any(small.model.shape(value)[axis] > 1 for axis in lost):
+            raise _refusal(equation, "goes over units that were cut")
 
 
-def _sliced(small: Narrowing, value: int, array: Array, parts: Sequence[slice]) -> Array:
-    """A slice of an array, with the positions of each axis that stay and are in it."""
-    index = {}
-    for axis, part in enumerate(parts):
-        whole = np.arange(small.model.shape(value)[axis])
-        there, places = small.of(value).get(axis, whole), whole[part]
-        inside = np.intersect1d(there, places)
-        if len(inside) < len(there) or len(inside) < len(places):
-            index[axis] = np.searchsorted(there, inside)
-    return taken(array, index)
+def _wanted(small: Narrowing, equation: Equation, move: moves.Move) -> Positions:
+    """The positions of an operand that the positions which stay of a result take, in order."""
+    kept, wanted = small.of(equation.outputs[move.result]), {}
+    for axis, (place, positions) in move.places.items():
+        if positions is not None:
+            wanted[axis] = positions[kept[place]] if place in kept else positions
+        elif place in kept:
+            wanted[axis] = kept[place]
+    return wanted
 
 
-def _slice(small: Narrowing, equation: Equation, operands: list[Array]) -> list[Array]:
-    params = equation.params
-    strides = params["strides"] or (1,) * len(params["start_indices"])
-    ends = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
-    parts = [slice(*part) for part in ends]
-    return [_sliced(small, equation.inputs[0], operands[0], parts)]
+def _unchanged(
+    small: Narrowing, equation: Equation, operands: list[Array], moved: list[moves.Move]
+) -> list[Array]:
+    return tracing.bind(equation, operands)
 
 
-def _split(small: Narrowing, equation: Equation, operands: list[Array]) -> list[Array]:
-    (value,), axis, start, results = equation.inputs, equation.params["axis"], 0, []
-    for size in equation.params["sizes"]:
-        parts = [slice(None)] * operands[0].ndim
-        parts[axis] = slice(start, start + size)
-        results.append(_sliced(small, value, operands[0], parts))
-        start += size
-    return results
+def _taken(
+    small: Narrowing, equation: Equation, operands: list[Array], moved: list[moves.Move]
+) -> list[Array]:
+    """Slices, one a move."""
+    value, array = equation.inputs[0], operands[0]
+    return [
+        _restricted(small, equation, value, array, _wanted(small, equation, move)) for move in moved
+    ]
 
 
-def _concatenate(small: Narrowing, equation: Equation, operands: list[Array]) -> list[Array]:
-    axis, wanted, start, pieces = equation.params["dimension"], small.of(equation.outputs[0]), 0, []
-    for value, operand in zip(equation.inputs, operands, strict=True):
-        size, here = small.model.shape(value)[axis], dict(wanted)
-        if axis in wanted:
-            inside = (wanted[axis] >= start) & (wanted[axis] < start + size)
-            here[axis] = wanted[axis][inside] - start
-        if axis not in here or len(here[axis]):
-            pieces.append(_restricted(small, equation, value, operand, here))
-        start += size
+def _broadcast(
+    small: Narrowing, equation: Equation, operands: list[Array], moved: list[moves.Move]
+) -> list[Array]:
+    arrays = _taken(small, equation, operands, moved)
+    return tracing.bind(equation, arrays, shape=small.shape(equation.outputs[0]))
+
+
+def _concatenate(
+    small: Narrowing, equation: Equation, operands: list[Array], moved: list[moves.Move]
+) -> list[Array]:
+    axis, pieces = equation.params["dimension"], []
+    for move, operand in zip(moved, operands, strict=True):
+        wanted, value = _wanted(small, equation, move), equation.inputs[move.operand]
+        wanted[axis] = wanted[axis][wanted[axis] != NONE]
+        if len(wanted[axis]):
+            pieces.append(_restricted(small, equation, value, operand, wanted))
     return tracing.bind(equation, pieces)
 
 
-def _pad(small: Narrowing, equation: Equation, operands: list[Array]) -> list[Array]:
-    (value, _), result = equation.inputs, equation.outputs[0]
-    config, array = list(equation.params["padding_config"]), operands[0]
-    index = {}
-    for axis in small.of(value).keys() | small.of(result).keys():
-        low, high, interior = config[axis]
-        config[axis] = (0, 0, 0)
-        if low or high or interior:
-            whole = np.arange(small.model.shape(value)[axis])
-            there = small.of(value).get(axis, whole)
-            places = small.of(result).get(axis, np.arange(small.model.shape(result)[axis]))
-            source, rest = np.divmod(places - low, interior + 1)
-            inside = (rest == 0) & np.isin(source, there)
-            index[axis] = np.where(inside, np.searchsorted(there, source), len(there))
-            config[axis] = (0, 1, 0)
-    (padded,) = tracing.bind(equation, [array, operands[1]], padding_config=tuple(config))
+def _pad(
+    small: Narrowing, equation: Equation, operands: list[Array], moved: list[moves.Move]
+) -> list[Array]:
+    value, config, index = equation.inputs[0], list(equation.params["padding_config"]), {}
+    wanted = _wanted(small, equation, moved[0])
+    for axis in wanted.keys() & (small.of(value).keys() | small.of(equation.outputs[0]).keys()):
+        there = small.of(value).get(axis, np.arange(small.model.shape(value)[axis]))
+        inside = np.isin(wanted[axis], there)
+        index[axis] = np.where(inside, np.searchsorted(there, wanted[axis]), len(there))
+        config[axis] = (0, 1, 0)
+    (padded,) = tracing.bind(equation, operands, padding_config=tuple(config))
     for axis, places in index.items():
         padded = jnp.take(padded, places, axis=axis, mode="clip")
     return [padded]
 
 
-def _reduce(small: Narrowing, equation: Equation, operands: list[Array]) -> list[Array]:
-    narrow = small.of(equation.inputs[0]).keys() & set(equation.params["axes"])
-    if narrow:
-        raise _refusal(equation, "goes over units that were cut")
-    return tracing.bind(equation, operands)
+def _resized(
+    small: Narrowing, equation: Equation, operands: list[Array], moved: list[moves.Move]
+) -> list[Array]:
+    """Whole slices at places that are computed."""
+    whole, sizes = small.model.shape(equation.inputs[0]), equation.params["slice_sizes"]
+    sized = zip(sizes, whole, operands[0].shape, strict=True)
+    changed = tuple(now if size == full else size for size, full, now in sized)
+    return tracing.bind(equation, operands, slice_sizes=changed)
 
 
-def _gather(small: Narrowing, equation: Equation, operands: list[Array]) -> list[Array]:
-    (value, indices), result = equation.inputs, equation.outputs[0]
-    numbers, whole = equation.params["dimension_numbers"], small.model.shape(value)
-    sizes = [
-        n if size == whole[axis] else size
-        for axis, (size, n) in enumerate(
-            zip(equation.params["slice_sizes"], operands[0].shape, strict=True)
-        )
-    ]
-    narrow = [axis for axis in small.of(value) if equation.params["slice_sizes"][axis] == 1]
-    narrow = [axis for axis in narrow if whole[axis] > 1]
-    places = operands[1]
-    if narrow:
-        rank = len(small.model.shape(result))
-        (at,) = (axis for axis in range(rank) if axis not in numbers.offset_dims)
-        with jax.ensure_compile_time_eval():
-            known = np.asarray(tracing.evaluate(small.model, {}, [indices])[indices])[:, 0]
-        stay = small.of(result).get(at, np.arange(len(known)))
-        found = np.searchsorted(small.of(value)[narrow[0]], known[stay])
-        places = jnp.asarray(found, places.dtype)[:, None]
-    return tracing.bind(equation, [operands[0], places], slice_sizes=tuple(sizes))
-
-
-def _dynamic_slice(small: Narrowing, equation: Equation, operands: list[Array]) -> list[Array]:
-    whole, shape = small.model.shape(equation.inputs[0]), operands[0].shape
-    given = zip(equation.params["slice_sizes"], whole, shape, strict=True)
-    sizes = tuple(now if size == full else size for size, full, now in given)
-    return tracing.bind(equation, operands, slice_sizes=sizes)
+def _gather(
+    small: Narrowing, equation: Equation, operands: list[Array], moved: list[moves.Move]
+) -> list[Array]:
+    taken = {axis for axis, (_, positions) in moved[0].places.items() if positions is not None}
+    if taken.isdisjoint(small.of(equation.inputs[0])):
+        return _resized(small, equation, operands, moved)
+    return _taken(small, equation, operands, moved)
 
 
 def _common(small: Narrowing, values: Sequence[int], axes: Sequence[int]) -> np.ndarray:
@@ -441,15 +424,15 @@ def _depthwise_groups(small: Narrowing, equation: Equation) -> int:
 
 RULES: dict[str, Rule] = {
     "reshape": _reshape,
-    "broadcast_in_dim": _broadcast,
-    "slice": _slice,
-    "split": _split,
-    "concatenate": _concatenate,
-    "pad": _pad,
-    **dict.fromkeys(["reduce_sum", "reduce_max", "reduce_min", "reduce_prod"], _reduce),
-    "gather": _gather,
-    "dynamic_slice": _dynamic_slice,
     "dot_general": _dot_general,
     "conv_general_dilated": _convolution,
+}
+MOVED: dict[str, Callable] = {
+    **dict.fromkeys(["slice", "split", "rev"], _taken),
+    "broadcast_in_dim": _broadcast,
+    "concatenate": _concatenate,
+    "pad": _pad,
+    "gather": _gather,
+    "dynamic_slice": _resized,
 }
 """Primitive -> how it runs where some of its arrays are smaller; any other has no sizes."""

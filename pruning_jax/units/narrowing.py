@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from pruning_jax.tracing import Equations
-from pruning_jax.units.labels import NONE, Field, Fields
+from pruning_jax.units.labels import NONE, Zeros
 from pruning_jax.units.masks import UnitMasks
 from pruning_jax.units.spaces import UnitGraph
 from pruning_jax.units.walk import NORM, Walk
@@ -36,6 +36,18 @@ class Narrowing:
         return tuple(len(kept[axis]) if axis in kept else n for axis, n in enumerate(whole))
 
 
+def labelled(walked: Walk, zeros: Zeros) -> dict[int, list[tuple[tuple[int, ...], np.ndarray]]]:
+    """(axes, atoms) of the fields of every value; not where a norm still needs removed units."""
+    return {
+        value: [
+            (field.axes, field.atoms)
+            for field, (zero, _) in zip(fields, zeros[value], strict=True)
+            if zero != NORM
+        ]
+        for value, fields in walked.fields.items()
+    }
+
+
 def removed_atoms(graph: UnitGraph, unit_masks: UnitMasks) -> np.ndarray:
     """Whether each atom of a graph is of a removed unit."""
     labels, names = graph.labels, [space.name for space in graph.spaces]
@@ -43,6 +55,13 @@ def removed_atoms(graph: UnitGraph, unit_masks: UnitMasks) -> np.ndarray:
     for name, mask in unit_masks.items():
         inside = labels.space_of == names.index(name)
         removed[inside] = ~np.asarray(mask)[labels.unit_of[inside]]
+    return _with_wholes(removed, labels.digits)
+
+
+def _with_wholes(removed: np.ndarray, digits: np.ndarray) -> np.ndarray:
+    """The same with the atoms that have a removed digit, as the channels of a removed head."""
+    for row in digits:
+        removed = removed | ((row != NONE) & removed[row])
     return removed
 
 
@@ -66,53 +85,50 @@ def narrowing_elsewhere(
       walk: along the other function's equations.
       components: the number of the unit of each of its atoms.
     """
-    removed, sizes = removed_atoms(graph, unit_masks), {}
-    for source in graph.labels.sources:
-        shape = graph.trace.model.shape(graph.trace.model.leaves[source.leaf])
-        sizes[source] = math.prod(shape[axis] for axis in source.axes)
-    places = {source.part: (source.start, size) for source, size in sizes.items()}
-    there = np.zeros(walk.notes.atoms, bool)
-    for key, source in walk.notes.sources.items():
-        if key in places:
-            start, size = places[key]
+    removed, there = removed_atoms(graph, unit_masks), np.zeros(walk.atoms, bool)
+    known = {source.key: source for source in graph.labels.sources}
+    for source in walk.sources.values():
+        if source.key in known:
+            size = walk.size(source)
+            start = known[source.key].start
             there[source.start : source.start + size] = removed[start : start + size]
     whole = np.zeros(components.max(initial=0) + 1, bool)
     np.logical_or.at(whole, components, there)
-    return _narrowing(walk.model, walk.fields, whole[components])
+    removed = _with_wholes(whole[components], walk.digits(components))
+    return _narrowing(walk.model, labelled(walk, walk.zeros(graph.labels.unmasked)), removed)
 
 
-def share(field: Field, removed: np.ndarray) -> fractions.Fraction:
-    """The share of a field's positions that stay."""
-    if field.zero == NORM or not field.atoms.size:
-        return fractions.Fraction(1)
-    return fractions.Fraction(int(_stays(field, removed).sum()), field.atoms.size)
+def share(atoms: np.ndarray, removed: np.ndarray) -> fractions.Fraction:
+    """The share of labelled positions that stay."""
+    return fractions.Fraction(int(_stays(atoms, removed).sum()), atoms.size or 1)
 
 
-def _stays(field: Field, removed: np.ndarray) -> np.ndarray:
-    return (field.atoms == NONE) | ~removed[field.atoms]
+def _stays(atoms: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    return (atoms == NONE) | ~removed[atoms]
 
 
-def _narrowing(model: Equations, fields: dict[int, Fields], removed: np.ndarray) -> Narrowing:
+def _narrowing(model: Equations, fields: dict, removed: np.ndarray) -> Narrowing:
     kept: dict[int, dict[int, np.ndarray]] = {}
-    for value, labelled in fields.items():
-        for field in labelled:
-            if field.zero != NORM and removed.any():
-                kept.setdefault(value, {}).update(_positions(field, removed, model.shape(value)))
+    for value, several in fields.items() if removed.any() else ():
+        for axes, atoms in several:
+            here = kept.setdefault(value, {})
+            for axis, places in _positions(axes, atoms, removed, model.shape(value)).items():
+                here[axis] = np.intersect1d(here[axis], places) if axis in here else places
     return Narrowing(model, {value: axes for value, axes in kept.items() if axes})
 
 
-def _positions(field: Field, removed: np.ndarray, shape: tuple) -> dict[int, np.ndarray]:
+def _positions(axes: tuple, atoms: np.ndarray, removed: np.ndarray, shape: tuple) -> dict:
     """Axis -> the positions that stay; the entries that stay are the product of these."""
-    stays = _stays(field, removed)
+    stays = _stays(atoms, removed)
     if stays.all():
         return {}
     places = range(stays.ndim)
     along = [stays.any(axis=tuple(p for p in places if p != place)) for place in places]
     if stays.sum() != math.prod(int(line.sum()) for line in along):
         raise ValueError(
-            f"units cannot be cut out of an array of shape {shape}: its axes {field.axes} hold "
+            f"units cannot be cut out of an array of shape {shape}: its axes {axes} hold "
             "parts of one axis of units, and other units of each part are kept; keep the same "
             "ones in every part"
         )
-    pairs = zip(field.axes, along, strict=True)
+    pairs = zip(axes, along, strict=True)
     return {axis: np.flatnonzero(line) for axis, line in pairs if not line.all()}

@@ -7,7 +7,7 @@ import numpy as np
 
 from pruning_jax import choices, tables
 from pruning_jax.tracing import Equations, Trace
-from pruning_jax.units.labels import NONE, Fields, Part, Source
+from pruning_jax.units.labels import NONE, Source
 
 PRODUCED = ("kernel", "embedding")
 """Roles of slices that give a layer its outputs."""
@@ -86,6 +86,7 @@ class UnitSpace(NamedTuple):
       layers: the names of the producing layers.
       producers: the slices that make a unit's output.
       consumers: the layers that they enter.
+      products: the equations that sum over them with other data, as over the channels of queries.
       readings: where their activations are read.
       reason: why they may not be pruned; ``None`` where they may.
     """
@@ -95,6 +96,7 @@ class UnitSpace(NamedTuple):
     layers: tuple[str, ...]
     producers: tuple[Slice, ...]
     consumers: tuple[Consumer, ...]
+    products: tuple[int, ...]
     readings: tuple[Reading, ...]
     reason: str | None
 
@@ -108,24 +110,41 @@ class Labels:
     """Which unit every position of every array is, where it is any.
 
     Attributes:
-      fields: value -> the labels of its axes.
+      fields: value -> (axes, atoms) of those that lose the removed units.
       space_of: atom -> the number of its unit's space, -1 where it has none.
       unit_of: atom -> its unit's number in that space.
       sources: the atoms of the leaves' axes.
-      unmasked: the axes of leaves that stay as they are when units are removed.
+      digits: atom -> the atoms that are digits of it, shape (most of any atom, atoms).
+      unmasked: the keys of the sources that stay as they are when units are removed.
     """
 
-    fields: dict[int, Fields]
+    fields: dict[int, list[tuple[tuple[int, ...], np.ndarray]]]
     space_of: np.ndarray
     unit_of: np.ndarray
     sources: tuple[Source, ...]
-    unmasked: frozenset[Part]
+    digits: np.ndarray
+    unmasked: frozenset[tuple]
 
     def unit(self, space: int, atoms: np.ndarray) -> np.ndarray:
         """The units of a space that atoms are, -1 where they are none of it."""
-        atoms_or_first = np.where(atoms == NONE, 0, atoms)
-        inside = (atoms != NONE) & (self.space_of[atoms_or_first] == space)
-        return np.where(inside, self.unit_of[atoms_or_first], NONE)
+        units = np.full(atoms.shape, NONE)
+        for same in (atoms, *(np.where(atoms == NONE, NONE, row[atoms]) for row in self.digits)):
+            inside = (same != NONE) & (self.space_of[same] == space)
+            units = np.where(inside, self.unit_of[same], units)
+        return units
+
+    def spaces(self, atoms: np.ndarray) -> list[int]:
+        """The spaces that atoms, or digits of them, belong to."""
+        if not atoms.size:
+            return []
+        found = self.space_of[atoms]
+        first = found.flat[0]
+        if first != NONE and (found == first).all() and atoms.min() != NONE:
+            return [int(first)]
+        atoms = atoms[atoms != NONE]
+        every = np.concatenate([atoms, *(row[atoms] for row in self.digits)])
+        found = self.space_of[every[every != NONE]]
+        return np.unique(found[found != NONE]).tolist()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,16 +1,15 @@
 """A walk along a model's equations that labels axes and notes where leaves and units meet."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from pruning_jax import tracing
-from pruning_jax.tracing import LINEAR, Equation, Trace
+from pruning_jax.tracing import Equation, Trace
 from pruning_jax.units import elementwise
-from pruning_jax.units.labels import NONE, Field, Fields, Part, Source
+from pruning_jax.units.labels import NONE, Field, Fields, Number, Source, Zeros
 
 NORM = "a norm of the units"
 """Why a value is not known to be zero: a leaf stays as it is, for its units are mixed."""
@@ -33,16 +32,14 @@ class Link(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A kernel's input axis, and the labels of what it multiplies.
+    """A kernel's input axis, and what it multiplies.
 
     Attributes:
       equation: where.
       layer: the name of the layer.
       source: the kernel's input axis.
-      atoms: the labels of the data along its axis; ``None`` where it has none.
-      zero: as in `Field`.
       value: the data.
-      lost: where a product has a part in the data, the kernel of one that is no layer, or nothing.
+      field: which of the data's fields; ``None`` where its axis has no labels.
       groups: of a convolution whose kernel's input axis stands for several parts of the data.
       outputs: the kernel's output axis, where `groups` is more than 1.
     """
@@ -50,74 +47,59 @@ class Entry(NamedTuple):
     equation: int
     layer: str
     source: Source
-    atoms: np.ndarray | None
-    zero: float | str
     value: int
-    lost: str | None = None
+    field: int | None
     groups: int = 1
     outputs: Source | None = None
 
 
-class Notes:
-    """What was met: atoms that are one, links, entries, mixed units, and what is not understood."""
+class Meeting(NamedTuple):
+    """Axes of data that a product with other data sums over: (value, field) on each side."""
 
-    def __init__(self) -> None:
-        self.edges: list[tuple[np.ndarray, np.ndarray]] = []
-        self.links: list[Link] = []
-        self.entries: list[Entry] = []
-        self.mixed: list[tuple[str, Field]] = []
-        self.blocked: list[tuple[str, np.ndarray]] = []
-        self.sources: dict[tuple[str, tuple[int, ...]], Source] = {}
-        self.atoms = 0
+    equation: int
+    sides: tuple[tuple[int, int], ...]
 
-    def source(self, leaf: str, axes: tuple[int, ...], size: int) -> Source:
-        """The block of atoms of a leaf's axes."""
-        key = (leaf, axes)
-        if key not in self.sources:
-            self.sources[key] = Source(leaf, axes, self.atoms)
-            self.atoms += size
-        return self.sources[key]
 
-    def same(self, a: np.ndarray, b: np.ndarray) -> None:
-        """Notes that labels stand for the same units."""
-        if a is not b:
-            self.edges.append((a.ravel(), b.ravel()))
+class Mixing(NamedTuple):
+    """A reduction of units with one another."""
 
-    def block(self, fields: Iterable[Field], reason: str) -> None:
-        """Notes that units may not be pruned."""
-        self.blocked.extend((reason, field.atoms) for field in fields)
+    equation: int
+    field: Field
 
 
 class Walk:
-    """What is known of every value.
+    """What is known of every value, and what was met.
 
     Attributes:
-      notes: what was met.
       fields: value -> the labels of its axes.
       numbers: value -> the number that all its entries are.
-      readings: value -> the values of the readings that it carries.
-      pooled: the values that are pooled since they were read.
-      made: the values that a product of data with variables has a part in -> a kernel of one that
-        is no layer, or nothing.
-      parametric: the values that depend on variables -> the largest leaf among these.
-      mixed: value -> the primitive that reduced units with one another into it, and their labels.
+      parametric: the values that depend on variables.
+      sources: the atoms of leaves' axes, by `Source.key`.
+      parts: source -> the sources whose atoms are digits of its positions.
+      edges: pairs of arrays of atoms that stand for the same units.
+      links, entries, meetings, mixings: in order.
+      blocked: (reason, atoms) of what may not be pruned.
     """
 
-    def __init__(self, trace: Trace, unmasked: frozenset[Part] = frozenset()) -> None:
-        self.trace, self.model, self.unmasked = trace, trace.model, unmasked
+    def __init__(self, trace: Trace) -> None:
+        self.trace, self.model = trace, trace.model
         self.layers = {use.equation: layer for layer in trace.layers for use in layer.uses}
-        self.notes = Notes()
         self.fields: dict[int, Fields] = {}
         self.numbers: dict[int, float] = {}
-        self.readings: dict[int, frozenset[int]] = {}
-        self.pooled: set[int] = set()
-        self.made: dict[int, str] = {}
-        self.parametric = {value: leaf for leaf, value in self.model.leaves.items()}
-        self.mixed: dict[int, tuple[tuple[str, np.ndarray], ...]] = {}
+        self.parametric = set(self.model.leaves.values())
+        self.sources: dict[tuple, Source] = {}
+        self.parts: dict[Source, list[Source]] = {}
+        self.edges: list[tuple[np.ndarray, np.ndarray]] = []
+        self.links: list[Link] = []
+        self.entries: list[Entry] = []
+        self.meetings: list[Meeting] = []
+        self.mixings: list[Mixing] = []
+        self.blocked: list[tuple[str, np.ndarray]] = []
+        self.atoms = 0
         for name, value in self.model.leaves.items():
+            shape = self.shape(value)
             self.fields[value] = tuple(
-                self._whole(name, (axis,), (size,), NORM if (name, (axis,)) in unmasked else 0.0)
-                for axis, size in enumerate(self.shape(value))
+                self.whole(name, (axis,), (size,)) for axis, size in enumerate(shape)
             )
         for value, array in self.model.constants.items():
             aval = self.model.avals[value]
@@ -127,11 +109,19 @@ class Walk:
                 if number.dtype.kind in "fiub":
                     self.numbers[value] = float(number.reshape(()))
 
-    def _whole(self, leaf: str, axes: tuple, shape: tuple, zero: float | str) -> Field:
-        size = int(np.prod(shape))
-        source = self.notes.source(leaf, axes, size)
-        atoms = np.arange(source.start, source.start + size).reshape(shape)
-        return Field(axes, atoms, zero, frozenset([(source, True)]))
+    def source(self, leaf: str, axes: tuple[int, ...], size: int, digits: bytes = b"") -> Source:
+        """The block of atoms of a leaf's axes."""
+        key = (leaf, axes, digits)
+        if key not in self.sources:
+            self.sources[key] = Source(*key, self.atoms)
+            self.atoms += size
+        return self.sources[key]
+
+    def whole(self, leaf: str, axes: tuple[int, ...], shape: tuple[int, ...]) -> Field:
+        """The field of a leaf's axes, each of whose positions is an atom."""
+        source = self.source(leaf, axes, math.prod(shape))
+        atoms = source.atoms(math.prod(shape)).reshape(shape)
+        return Field(axes, atoms, frozenset([(source, True)]), lambda zeros: (0.0, 0.0))
 
     def shape(self, value: int) -> tuple[int, ...]:
         return self.model.shape(value)
@@ -139,191 +129,244 @@ class Walk:
     def is_data(self, value: int) -> bool:
         return value in self.model.from_inputs
 
-    def known(self, value: int) -> np.ndarray | None:
-        """An array that depends on neither variables nor inputs; ``None`` for any other."""
-        if value in self.model.from_inputs or value in self.parametric:
-            return None
-        with jax.ensure_compile_time_eval():
-            return np.asarray(tracing.evaluate(self.model, {}, [value])[value])
+    def unite(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Notes that labels stand for the same units; returns those that either has."""
+        if a is b:
+            return a
+        both = (a != NONE) & (b != NONE)
+        self.edges.append((a[both], b[both]))
+        return a if both.all() else np.where(a == NONE, b, a)
 
-    def note_maker(self, number: int, equation: Equation) -> None:
-        """Notes what depends on variables, and what a product of data with them made."""
-        leaves = [self.parametric[value] for value in equation.inputs if value in self.parametric]
-        before = [self.made[value] for value in equation.inputs if value in self.made]
-        others = [value for value in equation.inputs if not self.is_data(value)]
-        kernels = [self.parametric[value] for value in others if value in self.parametric]
-        data = len(others) < len(equation.inputs)
-        if leaves:
-            self.parametric |= dict.fromkeys(equation.outputs, self._largest(leaves))
-        if number in self.layers:
-            self.made |= dict.fromkeys(equation.outputs, "")
-        elif data and kernels and equation.name in LINEAR:
-            self.made |= dict.fromkeys(equation.outputs, self._largest(kernels))
-        elif before:
-            self.made |= dict.fromkeys(equation.outputs, max(before))
-
-    def _largest(self, leaves: list[str]) -> str:
-        return max(leaves, key=lambda leaf: math.prod(self.shape(self.model.leaves[leaf])))
+    def block(self, fields: Iterable[Field], reason: str) -> None:
+        """Notes that units may not be pruned."""
+        self.blocked.extend((reason, field.atoms) for field in fields)
 
     def refuse(self, equation: Equation, reason: str) -> None:
         """Blocks the units that enter an equation; its results have no labels."""
         for value in equation.inputs:
-            self.notes.block(self.fields.get(value, ()), reason)
+            self.block(self.fields.get(value, ()), reason)
 
-    def carry(self, source: int, result: int, fields: Iterable[Field]) -> None:
-        """Labels a result whose entries are a value's own, moved."""
-        self.fields[result] = tuple(field for field in fields if field.axes)
-        if source in self.readings:
-            self.readings[result] = self.readings[source]
-        if source in self.pooled:
-            self.pooled.add(result)
-        if source in self.numbers:
-            self.numbers[result] = self.numbers[source]
+    def zeros(self, unmasked: frozenset[tuple]) -> Zeros:
+        """What the entries of every field are when the masked slices of a unit are zero.
 
-    def read(self, value: int) -> None:
-        """Notes a value as the place where its units are read, from here on."""
-        self.readings[value] = frozenset([value])
+        Args:
+          unmasked: the keys of sources that stay as they are when units are removed.
+        """
+        found: dict[int, list[tuple[Number, Number]]] = {
+            value: [
+                (NORM if source.key in unmasked else 0.0, 0.0)
+                for field in self.fields[value]
+                for source, _ in field.sources
+            ]
+            for value in self.model.leaves.values()
+        }
+        for value, fields in self.fields.items():
+            if value not in found:
+                found[value] = [field.at_zero(found) for field in fields]
+        return found
 
     def elementwise(self, number: int, equation: Equation, function: Any) -> None:
         """Follows an elementwise primitive, or a call whose body is one."""
         inputs, result = equation.inputs, equation.outputs[0]
-        labelled = [value for value in inputs if self.fields.get(value)]
-        data = [value for value in labelled if self.is_data(value)]
-        if not labelled:
+        held = [value for value in dict.fromkeys(inputs) if self.fields.get(value)]
+        if not held:
             numbers = [self.numbers.get(value) for value in inputs]
             if None not in numbers:
-                found = self._zero(function, equation, numbers)
+                found = _apply(function, equation, numbers)
                 if isinstance(found, float):
                     self.numbers[result] = found
             return
-        merged = self._merged(data or labelled, self.shape(result))
-        if any(map(self.is_data, inputs)):
-            merged = [
-                field._replace(sources=frozenset()) if not data else field for field in merged
-            ]
-            for value in labelled:
-                if value not in data:
-                    merged = self._linked(number, equation, function, value, merged)
-        else:
-            merged = [self._sources(labelled, field, function) for field in merged]
-        found = []
-        for field in merged:
-            zero = self._zero(function, equation, [self._number(v, field) for v in inputs])
-            rest = self._zero(function, equation, [self._rest(v, field) for v in inputs])
-            found.append(field._replace(zero=zero, rest=rest))
-        self.fields[result] = tuple(found)
-        if data:
-            self._read_after(equation, data, result)
-
-    def _read_after(self, equation: Equation, data: list[int], result: int) -> None:
-        carried = {self.readings.get(value) for value in data}
-        alone = self.mixed.keys().isdisjoint(equation.inputs) and self.pooled.issuperset(data)
-        if len(carried) == 1 and alone and None not in carried:
-            self.readings[result] = carried.pop()
-            self.pooled.add(result)
-        else:
-            self.read(result)
-
-    def _merged(self, values: list[int], shape: tuple[int, ...]) -> list[Field]:
-        """The fields of several values as those of a result; one unit beside several is no unit."""
-        merged: dict[tuple[int, ...], Field] = {}
-        for value in values:
-            for field in self.fields[value]:
-                if field.atoms.shape != tuple(shape[axis] for axis in field.axes):
+        if len(held) > 1:
+            self._split_alike(held)
+        shape, on_data = self.shape(result), any(map(self.is_data, inputs))
+        held.sort(key=lambda value: not self.is_data(value))
+        slots: list[_Slot] = []
+        for value in held:
+            same, added = self.shape(value) == shape, on_data and not self.is_data(value)
+            for index, field in enumerate(self.fields[value]):
+                if not same and field.atoms.shape != tuple(shape[axis] for axis in field.axes):
                     continue
-                other = merged.get(field.axes)
-                if other is None:
-                    clash = [f for f in merged.values() if set(f.axes) & set(field.axes)]
-                    if clash:
-                        self.notes.block([field, *clash], "their axis is split in two ways")
-                    else:
-                        merged[field.axes] = field
+                slot = self._slot(slots, value, field)
+                if slot is None:
+                    continue
+                slot.fields[value] = index
+                atoms = self.unite(slot.atoms, field.atoms)
+                slot.atoms = slot.atoms if added else atoms
+                if on_data or function in elementwise.SAME or function in ("mul", "neg"):
+                    slot.sources |= field.sources
                 else:
-                    atoms, sources = other.atoms, other.sources | field.sources
-                    if atoms is not field.atoms:
-                        self.unite(field.atoms, atoms)
-                        atoms = np.where(atoms == NONE, field.atoms, atoms)
-                    merged[field.axes] = other._replace(atoms=atoms, sources=sources)
-        return list(merged.values())
+                    slot.sources |= {(source, False) for source, _ in field.sources}
+                for source, plain in sorted(field.sources) if added else ():
+                    role = _role(function, plain, inputs.index(value))
+                    self.links.append(Link(number, source, role))
+        self.fields[result] = tuple(
+            Field(slot.axes, slot.atoms, slot.sources, self._computed(function, equation, slot))
+            for slot in slots
+        )
 
-    def unite(self, a: np.ndarray, b: np.ndarray) -> None:
-        """Notes that labels, where both have any, stand for the same units."""
-        both = (a != NONE) & (b != NONE)
-        self.notes.same(a[both], b[both])
+    def _slot(self, slots: list["_Slot"], value: int, field: Field) -> "_Slot | None":
+        """Where a result has the labels of an operand; ``None`` where it has others there."""
+        others = [slot for slot in slots if value not in slot.fields]
+        same = next((slot for slot in others if slot.axes == field.axes), None)
+        if same is not None:
+            return same
+        clash = [slot for slot in others if not set(slot.axes).isdisjoint(field.axes)]
+        if clash:
+            self.block([field, *clash], "their axis is split in two ways")
+            return None
+        slots.append(_Slot(field.axes, field.atoms))
+        return slots[-1]
 
-    def _linked(
-        self, number: int, equation: Equation, function: Any, value: int, merged: list[Field]
-    ) -> list[Field]:
-        """Notes a leaf that is added to units, scales them, and so on; returns their labels."""
-        result = list(merged)
-        for field in self.fields[value]:
-            place = next((i for i, f in enumerate(result) if f.axes == field.axes), None)
-            if place is not None and result[place].atoms.shape != field.atoms.shape:
+    def _computed(self, function: Any, equation: Equation, slot: "_Slot") -> Callable:
+        """What a function makes of the entries of its operands."""
+        operands, unlabelled = [], None
+        for value in equation.inputs:
+            index = slot.fields.get(value)
+            if index is None:
+                number = self.numbers.get(value)
+                operands.append((value, None, number, number))
                 continue
-            if place is None:
-                clash = [f for f in result if set(f.axes) & set(field.axes)]
-                self.notes.block(clash, f"{equation.name} splits their axis in another way")
-                shape = self.shape(equation.outputs[0])
-                if clash or field.atoms.shape != tuple(shape[axis] for axis in field.axes):
-                    continue
-                place = len(result)
-                result.append(field._replace(sources=frozenset()))
-            other = result[place]
-            if other.atoms is not field.atoms:
-                self.unite(other.atoms, field.atoms)
-            result[place] = other._replace(sources=other.sources | field.sources)
-            for source, plain in sorted(field.sources):
-                role = _role(function, plain, equation.inputs.index(value))
-                self.notes.links.append(Link(number, source, role))
-        return result
+            beside, covered = False, True
+            atoms = self.fields[value][index].atoms
+            if atoms is not slot.atoms:
+                unlabelled = slot.atoms == NONE if unlabelled is None else unlabelled
+                beside = bool(((atoms == NONE) & ~unlabelled).any())
+                covered = bool((atoms[unlabelled] == NONE).all())
+            operands.append((value, index, beside, covered))
 
-    def _number(self, value: int, field: Field) -> float | str | None:
-        """What an operand has where the result has units."""
-        for own in self.fields.get(value, ()):
-            if own.axes == field.axes and own.atoms.shape == field.atoms.shape:
-                beside = (own.atoms == NONE) & (field.atoms != NONE)
-                return own.zero if own.zero == own.rest or not beside.any() else "concatenate"
-        return self.numbers.get(value)
-
-    def _rest(self, value: int, field: Field) -> float | str | None:
-        """What an operand has where the result has none."""
-        for own in self.fields.get(value, ()):
-            if own.axes == field.axes and own.atoms.shape == field.atoms.shape:
-                return own.rest if (own.atoms[field.atoms == NONE] == NONE).all() else None
-        return self.numbers.get(value)
-
-    def follow_mixing(self, number: int, equation: Equation, elementwise: bool) -> None:
-        """Follows what units were reduced into until it meets the units themselves again.
-
-        That is a norm. Where it meets a layer first, the units may not be pruned.
-        """
-        entering = [each for value in equation.inputs for each in self.mixed.get(value, ())]
-        for name, atoms in {id(atoms): (name, atoms) for name, atoms in entering}.values():
-            for result in equation.outputs:
-                fields = self.fields.get(result, ())
-                if elementwise and any(np.isin(atoms, field.atoms).any() for field in fields):
-                    continue
-                if number in self.layers:
-                    self.notes.blocked.append((f"{name} mixes them into what a layer takes", atoms))
+        def at_zero(zeros: Zeros) -> tuple[Number, Number]:
+            units, others = [], []
+            for value, index, beside, covered in operands:
+                if index is None:
+                    units.append(beside)
+                    others.append(covered)
                 else:
-                    self.mixed[result] = (*self.mixed.get(result, ()), (name, atoms))
+                    zero, rest = zeros[value][index]
+                    units.append(zero if zero == rest or not beside else "concatenate")
+                    others.append(rest if covered else None)
+            found = _apply(function, equation, units)
+            return found, found if units == others else _apply(function, equation, others)
 
-    def _zero(self, function: Any, equation: Equation, numbers: list) -> float | str:
-        known = [number if isinstance(number, float) else None for number in numbers]
-        if isinstance(function, str):
-            found = elementwise.apply(function, equation.params, known)
-        else:
-            found = function(known)
-        lost = [number for number in numbers if isinstance(number, str)]
-        if found is None and NORM in lost:
-            return NORM
-        return (*lost, equation.name)[0] if found is None else found
+        return at_zero
 
-    def _sources(self, values: list[int], field: Field, function: Any) -> Field:
-        keeps = function in elementwise.SAME or function in ("mul", "neg")
-        every = (f for value in values for f in self.fields[value] if f.axes == field.axes)
-        found = {(source, plain and keeps) for f in every for source, plain in f.sources}
-        return field._replace(sources=frozenset(found))
+    def _split_alike(self, values: Sequence[int]) -> None:
+        """Labels the parts of a split axis by themselves, where something else has labels there."""
+        axes = {field.axes for value in values for field in self.fields[value]}
+        for value in values if max(map(len, axes)) > 1 else ():
+            for field in self.fields[value]:
+                if len(field.axes) > 1 and any(
+                    set(field.axes) & set(other) for other in axes - {field.axes}
+                ):
+                    self.split(value, field.axes)
+
+    def split(self, value: int, axes: Iterable[int]) -> None:
+        """Labels the parts of an array's axes of units, where these were split, by themselves.
+
+        Of a column that is reshaped to heads and their channels, a head is a unit then, and a
+        channel, which all heads have.
+        """
+        fields = list(self.fields.get(value, ()))
+        for index, field in enumerate(fields):
+            if len(field.axes) > 1 and not set(axes).isdisjoint(field.axes):
+                fields[index], *more = self._parts(field)
+                fields.extend(more)
+        self.fields[value] = tuple(fields)
+
+    def _parts(self, field: Field) -> list[Field]:
+        """A field of several axes as one of each; itself where its atoms are not one leaf's."""
+        sizes = {source: self.size(source) for source, _ in field.sources}
+        low, high = field.atoms.min(), field.atoms.max()
+        inside = (s for s, n in sizes.items() if s.start <= low <= high < s.start + n)
+        first = next(inside, None)
+        alone = first is not None and len(np.unique(field.atoms)) == field.atoms.size
+        if not alone or not all(self._aligned(first, source, sizes) for source in sizes):
+            return [field]
+        found = []
+        for dimension, axis in enumerate(field.axes):
+            digits = np.full(sizes[first], NONE)
+            places = np.arange(field.atoms.shape[dimension])
+            shape = [-1 if place == dimension else 1 for place in range(len(field.axes))]
+            digits[field.atoms - first.start] = places.reshape(shape)
+            parts = [(self.part(source, digits), plain) for source, plain in sorted(field.sources)]
+            blocks = [part.start + places for part, _ in parts]
+            for block in blocks[1:]:
+                self.unite(blocks[0], block)
+            found.append(Field((axis,), blocks[0], frozenset(parts), field.at_zero))
+        return found
+
+    def part(self, source: Source, digits: np.ndarray) -> Source:
+        """The atoms that are digits of a source's positions."""
+        count = int(digits.max()) + 1
+        part = self.source(source.leaf, source.axes, count, digits.astype(np.int64).tobytes())
+        if part not in self.parts.setdefault(source, []):
+            self.parts[source].append(part)
+        return part
+
+    def digits(self, unit_of: np.ndarray) -> np.ndarray:
+        """Atom -> the atoms that are digits of its unit, `NONE` where there are no more.
+
+        Args:
+          unit_of: atom -> its unit.
+
+        Returns:
+          Integers, shape (the most digits of a unit, atoms).
+        """
+        rows: list[np.ndarray] = []
+        for source, parts in self.parts.items():
+            units = unit_of[source.start : source.start + self.size(source)]
+            for part in parts:
+                atoms = part.atoms(0)
+                free = (row for row in rows if (row[units[atoms != NONE]] == NONE).all())
+                row = next(free, None)
+                if row is None:
+                    rows.append(row := np.full(unit_of.max() + 1, NONE))
+                row[units[atoms != NONE]] = atoms[atoms != NONE]
+        return np.array([row[unit_of] for row in rows], int).reshape(-1, self.atoms)
+
+    def size(self, source: Source) -> int:
+        """How many atoms a source has."""
+        if source.digits:
+            return int(np.frombuffer(source.digits, np.int64).max()) + 1
+        shape = self.shape(self.model.leaves[source.leaf])
+        return math.prod(shape[axis] for axis in source.axes)
+
+    def _aligned(self, first: Source, other: Source, sizes: dict[Source, int]) -> bool:
+        """Whether two leaves' axes met position by position."""
+        if first == other:
+            return True
+        if first.digits or other.digits or sizes[first] != sizes[other]:
+            return False
+        whole = np.arange(sizes[first])
+        return any(
+            pair[i].size == whole.size
+            and pair[i][0] == first.start
+            and pair[1 - i][0] == other.start
+            and np.array_equal(pair[i] - first.start, whole)
+            and np.array_equal(pair[1 - i] - other.start, whole)
+            for pair in self.edges
+            for i in (0, 1)
+        )
+
+
+class _Slot:
+    """Labels of a result: its axes and atoms, and operand -> which of its fields they are."""
+
+    def __init__(self, axes: tuple[int, ...], atoms: np.ndarray) -> None:
+        self.axes, self.atoms = axes, atoms
+        self.sources: frozenset[tuple[Source, bool]] = frozenset()
+        self.fields: dict[int, int] = {}
+
+
+def _apply(function: Any, equation: Equation, numbers: list[Number]) -> Number:
+    known = [number if isinstance(number, float) else None for number in numbers]
+    if isinstance(function, str):
+        found = elementwise.apply(function, equation.params, known)
+    else:
+        found = function(known)
+    lost = [number for number in numbers if isinstance(number, str)]
+    if found is None and NORM in lost:
+        return NORM
+    return (*lost, equation.name)[0] if found is None else found
 
 
 def _role(function: Any, plain: bool, position: int) -> str:
