@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from jax.extend import core
-from scipy import special
 
 from pruning_jax.tracing import Equation
 
@@ -49,9 +48,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "acosh": np.arccosh,
     "atanh": np.arctanh,
     "atan2": np.arctan2,
-    "logistic": special.expit,
-    "erf": special.erf,
-    "erfc": special.erfc,
+    "logistic": lambda x: 1 / (1 + np.exp(-x)),
+    "erf": math.erf,
+    "erfc": math.erfc,
     "eq": np.equal,
     "ne": np.not_equal,
     "lt": np.less,

@@ -5,8 +5,6 @@ import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from pruning_jax.tracing import Trace
 from pruning_jax.units import elementwise, moves, rules
@@ -60,6 +58,9 @@ def components(count: int, edges: Iterable[tuple[np.ndarray, np.ndarray]]) -> np
     pairs = [*edges]
     if not pairs:
         return np.arange(count)
+    from scipy import sparse  # here, for importing it takes a fifth of what jax takes
+    from scipy.sparse import csgraph
+
     rows, columns = (np.concatenate(side) for side in zip(*pairs, strict=True))
     ones = np.ones(len(rows), np.int8)
     matrix = sparse.coo_matrix((ones, (rows, columns)), shape=(count, count))
