@@ -3,36 +3,40 @@
 import functools
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from pruning_jax import choices, criteria, curvature, losses, schedules, trees
+from pruning_jax import choices, criteria, curvature, losses, schedules, tracing, trees
 from pruning_jax import masks as masks_
 from pruning_jax.curvature import averaging
 from pruning_jax.losses import Loss
 from pruning_jax.tracing import Trace
-from pruning_jax.types import ApplyFn, Array, Batch, Masks, Params, PyTree, Scores
+from pruning_jax.types import Array, Batch, Masks, Params, PyTree, Scores
 
 Batches = Batch | Iterable[Batch]
 
+_LISTED = 3
+"""How many of the kernels that could not be read a warning lists."""
+
 
 def prune(
-    apply_fn: ApplyFn,
+    model: Any,
     variables: Params,
     criterion: str | Callable,
     sparsity: float,
     *,
-    kernels: Iterable[str],
     batches: Callable[[int], Batches] | Batch | list[Batch] | None = None,
+    kernels: Iterable[str] | None = None,
     stages: int = 1,
     schedule: str = "exponential",
     scope: str = "global",
     step_penalty: float = 0.0,
     key: Array | None = None,
     loss: Loss = losses.cross_entropy,
-    trace: Trace | None = None,
     allow_empty_layers: bool = False,
 ) -> Masks:
     """Prunes to a sparsity in stages, without training between them.
@@ -41,15 +45,19 @@ def prune(
     removes those with the lowest scores, down to the sparsity kappa_i of the schedule. What is
     pruned stays pruned. A stage that has nothing to remove is passed over.
 
+    Without `kernels`, the sparsity is of all kernels that were read off the model. A warning says
+    which could not be read, and how many of the weights they hold.
+
     Args:
-      apply_fn: the model, (variables, inputs) -> logits.
+      model: a function in evaluation mode, (variables, inputs) -> logits, or its `Trace` or
+        `UnitGraph`.
       variables: its variables; they are not changed.
       criterion: a row of `criteria.WEIGHT_CRITERIA`, or a function like them.
       sparsity: the share of the kernels' weights to remove, in [0, 1].
-      kernels: the names of the prunable leaves, as `trace(...).kernels` gives them.
-      batches: from the stage, 0 for the first, to the examples that its statistics are taken on;
-        one batch or a list of them stands for the same examples at every stage; needed by
-        criteria with a gradient or a curvature.
+      batches: one batch or a list of them, the same at every stage, or a function from the stage,
+        0 for the first, to the examples that its statistics are taken on. Needed by criteria with a
+        gradient or a curvature, and where kernels are to be read off a function.
+      kernels: the names of the leaves to prune; all `trace(...).kernels` when ``None``.
       stages: how many stages; no more than there are weights to remove.
       schedule: a row of `schedules.SCHEDULES`.
       scope: one of `masks.SCOPES`.
@@ -57,7 +65,6 @@ def prune(
         is kept.
       key: a random key; needed by criteria that draw scores, folded with the stage.
       loss: the loss whose gradient and curvature are taken.
-      trace: of the model, for the densities of the scope "erk", as in `masks.from_scores`.
       allow_empty_layers: whether a layer may lose all its weights.
 
     Returns:
@@ -65,20 +72,26 @@ def prune(
 
     Raises:
       ValueError: before anything is computed, for an unknown name, a number out of range, more
-        stages than weights to remove, missing batches or key; at a stage, for statistics that are
-        not finite or a layer about to be emptied.
+        stages than weights to remove, missing batches or key, variables of other shapes than the
+        trace's; at a stage, for statistics that are not finite or a layer about to be emptied.
 
     Source: arXiv 2006.12279, Algorithm 1, with the schedules of its authors' code.
     """
-    kernels = _names(kernels)
     sparsity = choices.check_sparsity(sparsity)
     losses.check_loss(loss)
     averaging.check_key(key)
     batches = _by_stage(batches)
     score = _resolve(criterion, step_penalty, batches, key)
     choices.check("scope", scope, masks_.SCOPES)
-    prunable = trees.size(trees.select(variables, kernels))
     targets = schedules.sparsities(schedule, sparsity, stages)
+    trace = _trace_of(model)
+    if kernels is None and trace is None:
+        inputs, batches = _first_inputs(batches)
+        trace = tracing.traced(model, variables, inputs)
+    if trace is not None:
+        tracing.check_variables(trace.model, variables)
+    kernels = _read_kernels(trace, sparsity) if kernels is None else _names(kernels)
+    prunable = trees.size(trees.select(variables, kernels))
     check_stages(stages, targets[-1], prunable)
     needs = criteria.required(score)
     masks = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), trees.select(variables, kernels))
@@ -87,7 +100,7 @@ def prune(
         if round(target * prunable) == removed:
             continue
         masked = _apply(variables, masks)
-        statistics = _statistics(apply_fn, masked, needs, batches, stage, key, loss)
+        statistics = _statistics(trace or model, masked, needs, batches, stage, key, loss)
         scores = _score(score, kernels, masked, statistics, step_penalty)
         masks = masks_.from_scores(
             scores,
@@ -99,6 +112,32 @@ def prune(
         )
         removed = round(target * prunable)
     return masks
+
+
+def _trace_of(model: Any) -> Trace | None:
+    """The trace that a model is or has; ``None`` of a function."""
+    trace = getattr(model, "trace", model)
+    if isinstance(trace, Trace) or not callable(model):
+        return tracing.traced(model, None, None)
+    return None
+
+
+def _read_kernels(trace: Trace, sparsity: float) -> tuple[str, ...]:
+    """The kernels that a trace has read; warns where it could not read others."""
+    if trace.unsupported:
+        sizes = {leaf: math.prod(trace.model.shape(v)) for leaf, v in trace.model.leaves.items()}
+        read = sum(sizes[leaf] for leaf in trace.kernels)
+        unread = sum(sizes[leaf] for leaf, _ in trace.unsupported)
+        listed = [f"{leaf!r}, since {reason}" for leaf, reason in trace.unsupported[:_LISTED]]
+        more = len(trace.unsupported) - len(listed)
+        warnings.warn(
+            f"sparsity {sparsity} is of the {read:,} weights of the kernels that were read. "
+            f"{unread:,} weights ({unread / (read + unread):.0%} of all) could not be "
+            f"read and stay as they are: {'; '.join(listed)}{f'; and {more} more' * (more > 0)}. "
+            "Name what to prune in kernels= to choose it, and to leave out this warning",
+            stacklevel=3,
+        )
+    return trace.kernels
 
 
 def _names(kernels: Iterable[str]) -> tuple[str, ...]:
@@ -120,6 +159,26 @@ def _by_stage(
     return batches
 
 
+def _examples(batches: Callable[[int], Batches], stage: int) -> Batch | list[Batch]:
+    examples = batches(stage)
+    return examples if isinstance(examples, Batch) else list(examples)
+
+
+def _first_inputs(
+    batches: Callable[[int], Batches] | None,
+) -> tuple[PyTree, Callable[[int], Batches]]:
+    """The inputs of the first batch, and the batches, which may give those of a stage only once."""
+    first = _examples(batches, 0) if callable(batches) else []
+    batch = first if isinstance(first, Batch) else next(iter(first), None)
+    if not isinstance(batch, Batch):
+        raise ValueError(
+            "which kernels a function has is read with the inputs of its first batch, a "
+            f"Batch(inputs, labels), not {batch!r}: give batches=, or kernels=, or a Trace in "
+            "place of the function"
+        )
+    return batch.inputs, lambda stage: first if stage == 0 else batches(stage)
+
+
 _apply = jax.jit(masks_.apply)
 
 
@@ -138,7 +197,7 @@ def _score(
 
 
 def _statistics(
-    apply_fn: ApplyFn,
+    model: Any,
     variables: Params,
     needs: frozenset[str],
     batches: Callable[[int], Batches] | None,
@@ -150,12 +209,11 @@ def _statistics(
     if "key" in needs:
         statistics["key"] = jax.random.fold_in(key, stage)
     if needs & {"gradient", "ggn"}:
-        examples = batches(stage)
-        examples = examples if isinstance(examples, Batch) else list(examples)
+        examples = _examples(batches, stage)
     if "gradient" in needs:
-        statistics["gradient"] = curvature.gradient(apply_fn, variables, examples, loss=loss)
+        statistics["gradient"] = curvature.gradient(model, variables, examples, loss=loss)
     if "ggn" in needs:
-        statistics["ggn"] = curvature.ggn_diagonal(apply_fn, variables, examples, loss=loss)
+        statistics["ggn"] = curvature.ggn_diagonal(model, variables, examples, loss=loss)
     return statistics
 
 
@@ -182,8 +240,9 @@ def _resolve(
         )
     if needs & {"gradient", "ggn"} and not callable(batches):
         raise ValueError(
-            f"criterion {name!r} needs {' and '.join(sorted(needs))}, taken on data: give "
-            f"batches, a function from the stage to examples, not {type(batches).__name__}"
+            f"criterion {name!r} needs {' and '.join(sorted(needs))}, taken on data: give batches, "
+            "a Batch, a list of them or a function from the stage to them, not "
+            f"{type(batches).__name__}"
         )
     if "key" in needs and key is None:
         raise ValueError(f"criterion {name!r} draws at random: give key, as jax.random.key(0)")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import unit_networks
 
-from pruning_jax import criteria, losses, masks, pruning, schedules, tracing, trees
+from pruning_jax import criteria, losses, masks, pruning, schedules, tracing, trees, units
 from pruning_jax.criteria import WEIGHT_CRITERIA
 from pruning_jax.types import Batch
 
@@ -285,9 +285,79 @@ def test_weights_that_are_not_finite_are_named():
 def test_pruning_takes_densities_from_the_trace():
     attention, variables, inputs = unit_networks.UNIT_NETWORKS["attention"]()
     trace = tracing.trace(attention, variables, inputs)
-    found = pruning.prune(
-        attention, variables, "magnitude", 0.7, kernels=trace.kernels, scope="erk", trace=trace
-    )
+    found = pruning.prune(trace, variables, "magnitude", 0.7, scope="erk")
     scores = jax.tree.map(jnp.abs, trees.select(variables, trace.kernels))
     expected = masks.from_scores(scores, 0.7, scope="erk", trace=trace)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def read_model():
+    """A model with the kernels of `model`, read off its function, its trace and its unit graph."""
+    inputs = next(examples(0)).inputs
+    trace = tracing.trace(apply_fn, model(), inputs)
+    return {"function": apply_fn, "trace": trace, "graph": units.graph(trace)}
+
+
+@pytest.mark.parametrize("kind", ["function", "trace", "graph"])
+@pytest.mark.parametrize("name", ["magnitude", "quadratic"])
+def test_kernels_are_read_off_the_model(kind, name):
+    several = list(examples(0))
+    found = pruning.prune(read_model()[kind], model(), name, 0.8, batches=several)
+    np.testing.assert_array_equal(flat(found), flat(prune(name, 0.8, batches=several)))
+
+
+def test_a_trace_needs_no_batches_to_know_its_kernels():
+    found = pruning.prune(read_model()["trace"], model(), "magnitude", 0.8)
+    np.testing.assert_array_equal(flat(found), flat(prune("magnitude", 0.8)))
+
+
+def test_batches_that_are_given_once_are_asked_for_once():
+    seen = []
+
+    def batches(stage):
+        seen.append(stage)
+        return examples(stage)
+
+    found = pruning.prune(apply_fn, model(), "quadratic", 0.8, batches=batches, stages=3)
+    assert seen == [0, 1, 2]
+    np.testing.assert_array_equal(flat(found), flat(prune("quadratic", 0.8, stages=3)))
+
+
+def half_read(variables, inputs):
+    """The kernel of `model`'s second layer is made in a way that is not read."""
+    return apply_fn(variables | {"second": jax.tree.map(jnp.sort, variables["second"])}, inputs)
+
+
+def test_weights_that_could_not_be_read_are_named_where_the_sparsity_is_asked_for():
+    batch = next(examples(0))
+    message = (
+        "sparsity 0.5 is of the 30 weights of the kernels that were read. 20 weights .40% of all. "
+        "could not be read and stay as they are: 'second/kernel', since .*kernels="
+    )
+    with pytest.warns(UserWarning, match=message) as told:
+        found = pruning.prune(half_read, model(), "linear", 0.5, batches=batch)
+    assert told[0].filename == __file__
+    assert masks.removed(found) == 15 and found["second"]["kernel"] is None
+    named = pruning.prune(half_read, model(), "linear", 0.5, batches=batch, kernels=KERNELS)
+    assert masks.removed(named) == 25
+
+
+@pytest.mark.parametrize(
+    ("broken", "options", "message"),
+    [
+        (apply_fn, {}, "which kernels a function has is read .*give batches=, or kernels="),
+        (apply_fn, {"batches": []}, "read with the inputs of its first batch"),
+        (apply_fn, {"batches": lambda stage: [(1, 2)]}, r"not \(1, 2\)"),
+        ("apply_fn", {"kernels": KERNELS}, "a model is a function, a Trace .*, not str"),
+    ],
+)
+def test_a_model_that_cannot_be_read_is_refused(broken, options, message):
+    with pytest.raises(ValueError, match=message):
+        pruning.prune(broken, model(), "magnitude", 0.5, **options)
+
+
+def test_variables_of_another_model_are_refused():
+    variables = model()
+    variables["second"]["kernel"] = jnp.ones((5, 7))
+    with pytest.raises(ValueError, match=r"\(5, 7\) at 'second/kernel', and those that were trac"):
+        pruning.prune(read_model()["trace"], variables, "magnitude", 0.5)

@@ -114,9 +114,8 @@ def masks_of(
 
     A layer may be emptied, which the unit's row says: a study measures that too.
     """
-    apply_fn = workload.pretraining.apply_fn
     return pruning.prune(
-        apply_fn,
+        workload.trace,
         dense.variables,
         unit["criterion"],
         unit["sparsity"],
@@ -127,7 +126,6 @@ def masks_of(
         scope=unit["scope"],
         step_penalty=unit["step_penalty"],
         key=workload.keys(unit["seed"]).pruning,
-        trace=workload.trace,
         allow_empty_layers=True,
     )
 
