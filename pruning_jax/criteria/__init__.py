@@ -12,8 +12,14 @@ from collections.abc import Callable, Iterable
 import jax.numpy as jnp
 
 from pruning_jax import choices
-from pruning_jax.criteria import operands, units, weights
+from pruning_jax.criteria import operands, units
 from pruning_jax.criteria.operands import UNIT_OPERANDS as UNIT_OPERANDS
+from pruning_jax.criteria.weights import gradient_magnitude as gradient_magnitude
+from pruning_jax.criteria.weights import linear as linear
+from pruning_jax.criteria.weights import magnitude as magnitude
+from pruning_jax.criteria.weights import obd as obd
+from pruning_jax.criteria.weights import quadratic as quadratic
+from pruning_jax.criteria.weights import random as random
 from pruning_jax.curvature import UnitStatistics
 from pruning_jax.curvature.averaging import check_key
 from pruning_jax.types import Array, Params
@@ -22,12 +28,12 @@ from pruning_jax.units import UnitGraph, UnitSpace
 STATISTICS = ("gradient", "ggn", "key")
 
 WEIGHT_CRITERIA: dict[str, Callable] = {
-    "magnitude": weights.magnitude,
-    "obd": weights.obd,
-    "linear": weights.linear,
-    "quadratic": weights.quadratic,
-    "gradient_magnitude": weights.gradient_magnitude,
-    "random": weights.random,
+    "magnitude": magnitude,
+    "obd": obd,
+    "linear": linear,
+    "quadratic": quadratic,
+    "gradient_magnitude": gradient_magnitude,
+    "random": random,
 }
 
 UNIT_CRITERIA: dict[str, Callable] = {
