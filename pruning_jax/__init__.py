@@ -1,9 +1,9 @@
 """Neural-network pruning in JAX, of any model: ``import pruning_jax as pj``.
 
-What is done to a whole network is here: `trace`, `prune`, `compact`. What that is made of is in
-rooms: scores in `criteria`, what they need of the data in `curvature` and `losses`, what is kept in
-`masks`, neurons, channels and filters in `units`, means in their place in `replacement`, sparsity
-over stages in `schedules`.
+What is done to a whole network is here: `trace`, `prune`, `compact`, `save`, `load`. What that is
+made of is in rooms: scores in `criteria`, what they need of the data in `curvature` and `losses`,
+what is kept in `masks`, neurons, channels and filters in `units`, means in their place in
+`replacement`, sparsity over stages in `schedules`.
 
 Importing this takes JAX and NumPy; SciPy and optax are imported where they are used. Running
 studies, in the other rooms, needs the packages of the extra ``lab``.
@@ -17,6 +17,8 @@ from pruning_jax import replacement as replacement
 from pruning_jax import schedules as schedules
 from pruning_jax import units as units
 from pruning_jax.pruning import prune as prune
+from pruning_jax.saving import load as load
+from pruning_jax.saving import save as save
 from pruning_jax.tracing import trace as trace
 from pruning_jax.types import Batch as Batch
 from pruning_jax.units import compact as compact
@@ -29,10 +31,12 @@ __all__ = [
     "compact",
     "criteria",
     "curvature",
+    "load",
     "losses",
     "masks",
     "prune",
     "replacement",
+    "save",
     "schedules",
     "trace",
     "units",

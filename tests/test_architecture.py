@@ -10,10 +10,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up: a module imports its own group and the groups above it in this list.
 GROUPS = (
-    {"types", "trees", "choices", "processes", "tables"},
+    {"types", "trees", "choices", "processes", "tables", "tensorfiles"},
     {"losses", "recipes", "meshes", "replicates"},
     {"tracing", "units", "data", "selection", "masks", "layouts", "schedules", "blocks", "sweeps"},
-    {"curvature", "criteria", "replacement", "models"},
+    {"curvature", "criteria", "replacement", "models", "saving", "exporting"},
     {"pruning", "training", "evaluation"},
     {"retraining", "analysis"},
     {"studies"},
