@@ -187,28 +187,26 @@ def apply(params: Params, masks: Masks | None) -> Params:
 
     Args:
       params: the parameters.
-      masks: booleans, True = kept, ``None`` where a leaf is not prunable; or ``None``.
+      masks: booleans, True = kept, at leaves of the same names; ``None`` where a leaf is not
+        prunable, or in place of all.
 
     Returns:
       The masked parameters, a tree like `params`.
 
     Raises:
-      ValueError: a mask whose shape is not its leaf's.
+      ValueError: a mask at no leaf of the parameters, or whose shape is not its leaf's.
+
+    >>> apply({"kernel": jnp.ones(2), "bias": jnp.ones(1)}, {"kernel": jnp.array([True, False])})
+    {'bias': Array([1.], dtype=float32), 'kernel': Array([1., 0.], dtype=float32)}
     """
-    if masks is None:
-        return params
+    trees.check_selection("masks", masks, params)
+    named = trees.named_leaves(masks)
 
-    def keep(path: tuple, mask: Array | None, leaf: Array) -> Array:
-        if mask is None:
-            return leaf
-        if mask.shape != leaf.shape:
-            raise ValueError(
-                f"the mask of {trees.path_name(path)!r} has shape {mask.shape}, "
-                f"and the leaf has {leaf.shape}"
-            )
-        return jnp.where(mask, leaf, jnp.zeros((), leaf.dtype))
+    def keep(path: tuple, leaf: Array) -> Array:
+        mask = named.get(trees.path_name(path))
+        return leaf if mask is None else jnp.where(mask, leaf, jnp.zeros((), leaf.dtype))
 
-    return jax.tree_util.tree_map_with_path(keep, masks, params, is_leaf=lambda leaf: leaf is None)
+    return jax.tree_util.tree_map_with_path(keep, params) if named else params
 
 
 class HoldState(NamedTuple):

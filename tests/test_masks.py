@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -319,8 +320,20 @@ def test_apply_zeroes_what_is_removed_and_nothing_else():
     assert masked["bias"] is params["bias"]
     assert masked["none"] is None
     assert masks.apply(params, None) is params
-    with pytest.raises(ValueError, match=r"mask of 'a' has shape \(2,\).*\(3,\)"):
+    with pytest.raises(ValueError, match=r"masks has shape \(2,\) at 'a', where the leaf has \(3,"):
         masks.apply(params, kept | {"a": jnp.ones(2, bool)})
+
+
+def test_masks_of_another_model_are_refused_and_those_of_another_tree_of_it_taken():
+    params = {"layer": {"kernel": jnp.ones(2)}}
+    kept = jnp.asarray([True, False])
+    with pytest.raises(ValueError, match="masks has a leaf 'kernel'; the leaves are layer/kernel"):
+        masks.apply(params, {"kernel": kept})
+    state = nnx.State({"layer": {"kernel": nnx.Param(jnp.ones(2))}})
+    by_name = {"layer": {"kernel": {"value": kept}}}
+    assert trees.named_leaves(by_name).keys() == trees.named_leaves(state).keys()
+    masked = masks.apply(state, by_name)
+    assert masked["layer"]["kernel"][...].tolist() == [1.0, 0.0]
 
 
 def test_counts_and_their_table():
