@@ -1,8 +1,8 @@
 """Neural-network pruning in JAX, of any model: ``import pruning_jax as pj``.
 
-What is done to a whole network is here: `trace`, `prune`, `compact`, `save`, `load`. What that is
-made of is in rooms: scores in `criteria`, what they need of the data in `curvature` and `losses`,
-what is kept in `masks`, neurons, channels and filters in `units`, means in their place in
+What is done to a whole network is here: `trace`, `prune`, `compact`, `save`, `load`, `export`. What
+that is made of is in rooms: scores in `criteria`, what they need of the data in `curvature` and
+`losses`, what is kept in `masks`, neurons, channels and filters in `units`, means in their place in
 `replacement`, sparsity over stages in `schedules`.
 
 Importing this takes JAX and NumPy; SciPy and optax are imported where they are used. Running
@@ -16,6 +16,7 @@ from pruning_jax import masks as masks
 from pruning_jax import replacement as replacement
 from pruning_jax import schedules as schedules
 from pruning_jax import units as units
+from pruning_jax.exporting import export as export
 from pruning_jax.pruning import prune as prune
 from pruning_jax.saving import load as load
 from pruning_jax.saving import save as save
@@ -31,6 +32,7 @@ __all__ = [
     "compact",
     "criteria",
     "curvature",
+    "export",
     "load",
     "losses",
     "masks",

@@ -84,7 +84,7 @@ def prune(
     score = _resolve(criterion, step_penalty, batches, key)
     choices.check("scope", scope, masks_.SCOPES)
     targets = schedules.sparsities(schedule, sparsity, stages)
-    trace = _trace_of(model)
+    trace = tracing.trace_in(model)
     if kernels is None and trace is None:
         inputs, batches = _first_inputs(batches)
         trace = tracing.traced(model, variables, inputs)
@@ -112,14 +112,6 @@ def prune(
         )
         removed = round(target * prunable)
     return masks
-
-
-def _trace_of(model: Any) -> Trace | None:
-    """The trace that a model is or has; ``None`` of a function."""
-    trace = getattr(model, "trace", model)
-    if isinstance(trace, Trace) or not callable(model):
-        return tracing.traced(model, None, None)
-    return None
 
 
 def _read_kernels(trace: Trace, sparsity: float) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def save(
         note["masks"] = described("masks", masks, arrays, _mask)
     if unit_masks is not None:
         note["unit_masks"] = described("unit_masks", _checked_units(unit_masks), arrays, _mask)
-    tensorfiles.write(path, arrays, note | {"metadata": _checked_metadata(metadata or {})})
+    tensorfiles.write(path, arrays, note | {"metadata": checked_metadata(metadata or {})})
 
 
 def load(path: str | os.PathLike, like: PyTree = None) -> Saved:
@@ -159,7 +159,7 @@ def described(
         return {"dict": [[key.key, child] for key, child in inside]}
 
     def leaf(value: Any, path: tuple) -> Any:
-        place = f"{name}/{path_name(path)}" if path else name
+        place = f"{name}/{path_name(path)}"
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             arrays[place] = _array(place, jax.random.key_data(value))
             return {"key": place, "implementation": str(jax.random.key_impl(value))}
@@ -231,7 +231,7 @@ def _checked_units(unit_masks: Any) -> dict[str, Array]:
     return dict(unit_masks)
 
 
-def _checked_metadata(metadata: Any) -> dict[str, Any]:
+def checked_metadata(metadata: Any) -> dict[str, Any]:
     try:
         same = json.loads(json.dumps(metadata, allow_nan=False)) == metadata
     except (TypeError, ValueError, RecursionError) as error:

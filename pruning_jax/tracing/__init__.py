@@ -24,5 +24,6 @@ from pruning_jax.tracing.products import macs as macs
 from pruning_jax.tracing.traces import Layer as Layer
 from pruning_jax.tracing.traces import Trace as Trace
 from pruning_jax.tracing.traces import trace as trace
+from pruning_jax.tracing.traces import trace_in as trace_in
 from pruning_jax.tracing.traces import trace_of as trace_of
 from pruning_jax.tracing.traces import traced as traced

@@ -135,6 +135,22 @@ def trace_of(model: Equations, function: Callable) -> Trace:
     return Trace(every, tuple(uses.reasons.items()), other, uncounted, model, function)
 
 
+def trace_in(model: Any) -> Trace | None:
+    """The trace that a model is or has; ``None`` of a function.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    trace = getattr(model, "trace", model)
+    if isinstance(trace, Trace):
+        return trace
+    if not callable(model):
+        raise ValueError(
+            f"a model is a function, a Trace or a UnitGraph, not {type(model).__name__}"
+        )
+    return None
+
+
 def traced(model: Any, variables: Params, inputs: PyTree) -> Trace:
     """The trace of a model: its own, that of its graph, or a bare function's, read now.
 
@@ -146,14 +162,9 @@ def traced(model: Any, variables: Params, inputs: PyTree) -> Trace:
     Raises:
       ValueError: as `trace`.
     """
-    if isinstance(model, Trace):
-        return model
-    if isinstance(getattr(model, "trace", None), Trace):
-        return model.trace
-    if not callable(model):
-        raise ValueError(
-            f"a model is a function, a Trace or a UnitGraph, not {type(model).__name__}"
-        )
+    known = trace_in(model)
+    if known is not None:
+        return known
     _check_arrays(variables)
     leaves, structure = jax.tree.flatten((variables, jax.tree.map(equations.one_example, inputs)))
     avals = tuple(jax.api_util.shaped_abstractify(leaf) for leaf in leaves)
