@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,22 @@ import pruning_jax as pj
 
 ROOT = Path(__file__).parents[1]
 CORE = {"jax", "numpy", "optax", "scipy"}
+WITH_THEM = {"absl", "jaxlib", "ml_dtypes", "opt_einsum"}
+FOR_EXPORT = {"flatbuffers", "safetensors"}
+ALONE = """
+import sys
+
+class Some:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        package = name.partition(".")[0]
+        if package in {*%r, *sys.stdlib_module_names} or package[0] == "_":
+            return self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Some, sys.meta_path)
+"""
 
 
 def run(code, **environment):
@@ -45,6 +62,17 @@ def packages(module):
 
 def test_importing_it_brings_no_other_package_than_jax_does():
     assert packages("pruning_jax") - packages("jax") == {"pruning_jax"}
+
+
+def test_the_readme_prunes_cuts_saves_and_exports_with_the_core_alone(tmp_path):
+    text = (ROOT / "README.md").read_text("utf-8")
+    own = text[text.index("## On your own model") : text.index("## How it uses its weights")]
+    snippets = re.findall(r"```python\n(.*?)```", own, flags=re.DOTALL)
+    alone = ALONE % ({"pruning_jax", *CORE, *WITH_THEM, *FOR_EXPORT},)
+    printed = run("\n".join([alone, f"import os; os.chdir({str(tmp_path)!r})", *snippets]))
+    assert len(snippets) == 6 and "1.33 times fewer MACs" in printed
+    with pytest.raises(AssertionError, match="No module named 'flax'"):
+        run(alone + "import flax")
 
 
 def test_importing_it_starts_no_device():

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from closeness import ROUNDING, assert_close
+from closeness import ROUNDING, assert_close, assert_same
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 
@@ -28,6 +28,11 @@ def test_the_snippet_prunes_the_readers_own_model(capsys):
     assert logits.shape == (64, 3) and bool(jax.numpy.isfinite(logits).all())
     printed = capsys.readouterr().out
     assert "w" in printed and "out/w" in printed
+
+
+def test_pruning_is_its_parts(ran):
+    names, *_ = ran
+    jax.tree.map(np.testing.assert_array_equal, names["in_parts"], names["pruned"])
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,16 @@ def test_the_third_snippet_trains_on_and_cuts_the_units_out(ran):
     assert_close(compact.apply_fn(compact.variables, inputs), model(tuned, inputs), ROUNDING)
     assert "1.33 times fewer MACs" in printed
     assert names["masked_time"] > 0 and names["compact_time"] > 0
+
+
+def test_the_network_comes_back_from_its_file_and_its_program_runs(ran):
+    names, _, folder = ran
+    compact, inputs = names["compact"], names["batch"].inputs
+    assert_same(names["again"].variables, compact.variables)
+    assert_same(names["again"].unit_masks, compact.unit_masks)
+    expected = compact.apply_fn(compact.variables, inputs)[:5]
+    assert_close(names["logits"], expected, ROUNDING)
+    assert {"network.safetensors", "program.safetensors"} <= {f.name for f in folder.iterdir()}
 
 
 def test_the_last_snippets_measure_utility_and_draw_a_plane(ran):
