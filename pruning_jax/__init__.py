@@ -5,8 +5,9 @@ that is made of is in rooms: scores in `criteria`, what they need of the data in
 `losses`, what is kept in `masks`, neurons, channels and filters in `units`, means in their place in
 `replacement`, sparsity over stages in `schedules`.
 
-Importing this takes JAX and NumPy; SciPy and optax are imported where they are used. Running
-studies, in the other rooms, needs the packages of the extra ``lab``.
+Examples in docstrings suppose ``import jax``, ``import jax.numpy as jnp`` and this. Importing it
+takes JAX and NumPy; SciPy and optax are imported where they are used. Running studies, in the rooms
+that are not listed here, needs the packages of the extra ``lab``.
 """
 
 from pruning_jax import criteria as criteria

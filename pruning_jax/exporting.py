@@ -55,12 +55,11 @@ def export(
       ImportError: flatbuffers is not installed, which `jax.export` writes with.
       OSError: as `save`.
 
-    >>> import os, tempfile
-    >>> path = os.path.join(tempfile.mkdtemp(), "network.safetensors")
-    >>> export(lambda w, x: x @ w["w"], {"w": jnp.ones((4, 3))}, jnp.ones((1, 4)), path)
+    >>> model = lambda variables, inputs: inputs @ variables["w"]
+    >>> pj.export(model, {"w": jnp.ones((4, 3))}, jnp.ones((1, 4)), "network.safetensors")
     >>> from safetensors.numpy import load_file  # from here on, in another process
     >>> from jax.export import deserialize
-    >>> arrays = load_file(path)
+    >>> arrays = load_file("network.safetensors")
     >>> deserialize(arrays.pop("program")).call(arrays, jnp.ones((2, 4)))
     Array([[4., 4., 4.],
            [4., 4., 4.]], dtype=float32)

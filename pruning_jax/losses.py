@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from pruning_jax.types import Array, LossFn
 
+__all__ = ["LOSSES", "Loss", "cross_entropy", "squared_error"]
+
 
 class Loss(NamedTuple):
     """A loss and the root of its Hessian.

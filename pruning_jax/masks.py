@@ -53,7 +53,8 @@ def from_scores(
         that are not finite floats; masks unlike the scores; a layer about to be emptied; for
         "erk", a leaf that the trace does not have, or whose features it cannot tell apart.
 
-    >>> from_scores({"kernel": jnp.array([[3.0, 1.0], [2.0, 4.0]])}, 0.5)["kernel"].tolist()
+    >>> scores = {"kernel": jnp.array([[3.0, 1.0], [2.0, 4.0]]), "bias": None}
+    >>> pj.masks.from_scores(scores, 0.5)["kernel"].tolist()
     [[True, False], [False, True]]
 
     Source: ERK from RigL, arXiv 1911.11134.
@@ -121,7 +122,7 @@ def n_of_m(
         unlike the scores.
 
     >>> kernel = jnp.array([[4.0], [1.0], [3.0], [2.0]])  # (inputs, outputs)
-    >>> n_of_m({"kernel": kernel}, 2, 4, axis=0)["kernel"].ravel().tolist()
+    >>> pj.masks.n_of_m({"kernel": kernel}, 2, 4, axis=0)["kernel"].ravel().tolist()
     [True, False, True, False]
 
     Source: Zhou et al., Learning N:M fine-grained structured sparse networks (arXiv 2102.04010).
@@ -196,8 +197,9 @@ def apply(params: Params, masks: Masks | None) -> Params:
     Raises:
       ValueError: a mask at no leaf of the parameters, or whose shape is not its leaf's.
 
-    >>> apply({"kernel": jnp.ones(2), "bias": jnp.ones(1)}, {"kernel": jnp.array([True, False])})
-    {'bias': Array([1.], dtype=float32), 'kernel': Array([1., 0.], dtype=float32)}
+    >>> weights = {"kernel": jnp.ones(2), "b": jnp.ones(1)}
+    >>> pj.masks.apply(weights, {"kernel": jnp.array([True, False]), "b": None})
+    {'b': Array([1.], dtype=float32), 'kernel': Array([1., 0.], dtype=float32)}
     """
     trees.check_selection("masks", masks, params)
     named = trees.named_leaves(masks)
@@ -210,7 +212,11 @@ def apply(params: Params, masks: Masks | None) -> Params:
 
 
 class HoldState(NamedTuple):
-    """Leaf -> its mask, for `hold`."""
+    """The state of `hold`.
+
+    Attributes:
+      masks: leaf -> its mask.
+    """
 
     masks: dict[str, Array]
 
@@ -235,12 +241,15 @@ def hold(masks: Masks | None) -> "optax.GradientTransformation":
         of them. Of the variables of a Linen model, that is ``masks["params"]``.
 
     Returns:
-      A transformation whose `update` needs the parameters. It raises `ValueError` without them,
-      and for a mask at no leaf of theirs, of another shape than its leaf or not of booleans.
+      A transformation whose `update` needs the parameters.
+
+    Raises:
+      ValueError: a mask is not of booleans; `update` has no parameters, or a mask at no leaf of
+        theirs, or of another shape than its leaf.
 
     >>> import optax
-    >>> tx = optax.chain(optax.adamw(1e-3), hold({"kernel": jnp.array([True, False])}))
-    >>> params = {"kernel": jnp.array([1.0, 2.0])}
+    >>> held = pj.masks.hold({"kernel": jnp.array([True, False])})
+    >>> tx, params = optax.chain(optax.adamw(1e-3), held), {"kernel": jnp.array([1.0, 2.0])}
     >>> updates, state = tx.update(params, tx.init(params), params)
     >>> optax.apply_updates(params, updates)["kernel"][1].item()
     0.0
@@ -299,7 +308,7 @@ def _check_held(masks: dict[str, Array], weights: dict[str, Array]) -> None:
 
 
 class Count(NamedTuple):
-    """How many weights of a layer are prunable, and how many of them are removed."""
+    """How many weights of a layer are `prunable`, and how many of them are `removed`."""
 
     prunable: int
     removed: int
@@ -312,10 +321,13 @@ def counts(masks: Masks, trace: Trace | None = None) -> dict[str, Count]:
       masks: booleans, ``None`` where a leaf is not prunable.
       trace: of the model, for the order in which it runs the layers; the tree's order without.
 
+    Returns:
+      Kernel -> its counts.
+
     Raises:
       ValueError: a leaf that the trace does not have, or that has another shape there.
 
-    >>> counts({"kernel": jnp.array([[True, False], [True, True]]), "bias": None})
+    >>> pj.masks.counts({"kernel": jnp.array([[True, False], [True, True]]), "bias": None})
     {'kernel': Count(prunable=4, removed=1)}
     """
     leaves = trees.named_leaves(masks)
@@ -328,22 +340,62 @@ def counts(masks: Masks, trace: Trace | None = None) -> dict[str, Count]:
 
 
 def prunable(masks: Masks) -> int:
-    """How many weights are prunable."""
+    """How many weights are prunable.
+
+    Args:
+      masks: as in `counts`.
+
+    Returns:
+      The number of entries of all masks.
+
+    >>> pj.masks.prunable({"kernel": jnp.array([[True, False], [True, True]]), "bias": None})
+    4
+    """
     return trees.size(masks)
 
 
 def removed(masks: Masks) -> int:
-    """How many weights are removed."""
+    """How many weights are removed.
+
+    Args:
+      masks: as in `counts`.
+
+    Returns:
+      The number of entries that are False.
+
+    >>> pj.masks.removed({"kernel": jnp.array([[True, False], [True, True]]), "bias": None})
+    1
+    """
     return sum(count.removed for count in counts(masks).values())
 
 
 def sparsity(masks: Masks) -> float:
-    """Removed over prunable, in [0, 1]."""
+    """Removed over prunable, in [0, 1].
+
+    Args:
+      masks: as in `counts`.
+
+    Returns:
+      A number in [0, 1]; 0 where there are no masks.
+
+    >>> pj.masks.sparsity({"kernel": jnp.array([[True, False], [True, True]]), "bias": None})
+    0.25
+    """
     return removed(masks) / max(prunable(masks), 1)
 
 
 def empty_layers(masks: Masks) -> list[str]:
-    """The names of the layers that have weights and keep none of them."""
+    """The names of the layers that have weights and keep none of them.
+
+    Args:
+      masks: as in `counts`.
+
+    Returns:
+      The names of their kernels, in the tree's order.
+
+    >>> pj.masks.empty_layers({"a": jnp.array([True, False]), "b": jnp.array([False])})
+    ['b']
+    """
     return [name for name, (size, gone) in counts(masks).items() if size and gone == size]
 
 
@@ -359,7 +411,7 @@ def table(masks: Masks, trace: Trace | None = None) -> str:
     Raises:
       ValueError: as `counts`.
 
-    >>> print(table({"kernel": jnp.array([[True, False], [True, True]])}))
+    >>> print(pj.masks.table({"kernel": jnp.array([[True, False], [True, True]]), "bias": None}))
     layer     prunable     removed  sparsity
     kernel           4           1    0.2500
     total            4           1    0.2500

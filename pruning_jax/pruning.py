@@ -75,6 +75,17 @@ def prune(
         stages than weights to remove, missing batches or key, variables of other shapes than the
         trace's; at a stage, for statistics that are not finite or a layer about to be emptied.
 
+    >>> model = lambda variables, inputs: jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
+    >>> out = jnp.array([[3.0, 1.0], [0.2, 1.0], [1.0, 2.0]])
+    >>> variables = {"w": jnp.array([[1.0, -2.0, 0.1]]), "out": out}
+    >>> batch = pj.Batch(inputs=jnp.array([[1.0], [3.0]]), labels=jnp.array([0, 1]))
+    >>> masks = pj.prune(model, variables, "quadratic", 0.33, batches=batch, scope="layer")
+    >>> print(pj.masks.table(masks))
+    layer    prunable     removed  sparsity
+    out             6           2    0.3333
+    w               3           1    0.3333
+    total           9           3    0.3333
+
     Source: arXiv 2006.12279, Algorithm 1, with the schedules of its authors' code.
     """
     sparsity = choices.check_sparsity(sparsity)

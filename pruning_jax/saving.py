@@ -64,11 +64,10 @@ def save(
         hold. Nothing is written then.
       OSError: there is no such folder; the disk is full or read-only. The file is as it was.
 
-    >>> import os, tempfile
-    >>> path = os.path.join(tempfile.mkdtemp(), "network.safetensors")
     >>> variables = {"kernel": jnp.array([[2.0, 0.0]]), "bias": None}
-    >>> save(path, variables, masks={"kernel": variables["kernel"] != 0, "bias": None})
-    >>> load(path).masks["kernel"].tolist()
+    >>> masks = {"kernel": variables["kernel"] != 0, "bias": None}
+    >>> pj.save("network.safetensors", variables, masks=masks)
+    >>> pj.load("network.safetensors").masks["kernel"].tolist()
     [[True, False]]
     """
     arrays: dict[str, np.ndarray] = {}
@@ -99,12 +98,11 @@ def load(path: str | os.PathLike, like: PyTree = None) -> Saved:
       ValueError: it is no safetensors file, or a damaged or truncated one; it was written by
         another program; its variables are not those of `like`: names the first leaf that differs.
 
-    >>> import os, tempfile
-    >>> path = os.path.join(tempfile.mkdtemp(), "network.safetensors")
-    >>> save(path, [{"kernel": jnp.ones((2, 3), jnp.bfloat16)}], metadata={"accuracy": 0.9})
-    >>> load(path)
-    Saved(variables=[{'kernel': Array([[1, 1, 1],
-           [1, 1, 1]], dtype=bfloat16)}], masks=None, unit_masks=None, metadata={'accuracy': 0.9})
+    >>> variables = [{"kernel": jnp.ones(2, jnp.bfloat16)}, None]
+    >>> pj.save("network.safetensors", variables, metadata={"accuracy": 0.9})
+    >>> saved = pj.load("network.safetensors")
+    >>> saved.variables, saved.metadata
+    ([{'kernel': Array([1, 1], dtype=bfloat16)}, None], {'accuracy': 0.9})
     """
     path = Path(path)
     arrays, note = tensorfiles.read(path)

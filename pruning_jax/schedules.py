@@ -15,6 +15,19 @@ def one_shot(progress: float | Array, final: float, initial: float = 0.0) -> flo
     """All at once.
 
     kappa(p) = initial if p = 0 else final
+
+    Args:
+      progress: in [0, 1], a number or an array.
+      final: the sparsity at progress 1.
+      initial: the sparsity at progress 0.
+
+    Returns:
+      The sparsity, a number or of the shape of `progress`.
+
+    >>> [pj.schedules.one_shot(progress, 0.9) for progress in (0, 0.5, 1)]
+    [0.0, 0.9, 0.9]
+
+    Source: the one stage of arXiv 2006.12279, Algorithm 1.
     """
     return initial + (final - initial) * (progress > 0)
 
@@ -23,6 +36,15 @@ def linear(progress: float | Array, final: float, initial: float = 0.0) -> float
     """The same number of weights at every stage.
 
     kappa(p) = initial + (final - initial) p
+
+    Args:
+      progress, final, initial: as in `one_shot`.
+
+    Returns:
+      The sparsity, a number or of the shape of `progress`.
+
+    >>> [round(pj.schedules.linear(progress, 0.9), 3) for progress in (0, 0.5, 1)]
+    [0.0, 0.45, 0.9]
 
     Source: arXiv 2006.12279, Algorithm 1.
     """
@@ -34,6 +56,15 @@ def exponential(progress: float | Array, final: float, initial: float = 0.0) -> 
 
     kappa(p) = 1 - (1 - initial)^(1 - p) (1 - final)^p
 
+    Args:
+      progress, final, initial: as in `one_shot`.
+
+    Returns:
+      The sparsity, a number or of the shape of `progress`.
+
+    >>> [round(pj.schedules.exponential(progress, 0.9), 3) for progress in (0, 0.5, 1)]
+    [0.0, 0.684, 0.9]
+
     Source: arXiv 2006.12279, its authors' code, where initial = 0.
     """
     return 1.0 - (1.0 - initial) ** (1.0 - progress) * (1.0 - final) ** progress
@@ -43,6 +74,15 @@ def cubic(progress: float | Array, final: float, initial: float = 0.0) -> float 
     """Many weights at first, few at last.
 
     kappa(p) = final + (initial - final) (1 - p)^3
+
+    Args:
+      progress, final, initial: as in `one_shot`.
+
+    Returns:
+      The sparsity, a number or of the shape of `progress`.
+
+    >>> [round(pj.schedules.cubic(progress, 0.8), 3) for progress in (0, 0.5, 1)]
+    [0.0, 0.7, 0.8]
 
     Source: Zhu and Gupta, To prune, or not to prune (arXiv 1710.01878), equation 1.
     """
@@ -72,6 +112,9 @@ def sparsities(name: str, final: float, stages: int) -> list[float]:
 
     Raises:
       ValueError: an unknown schedule, a `final` outside [0, 1], `stages` no integer or below 1.
+
+    >>> pj.schedules.sparsities("linear", 0.5, 2)
+    [0.25, 0.5]
     """
     choices.check("schedule", name, SCHEDULES)
     final = choices.check_sparsity(final)
@@ -90,8 +133,18 @@ def compounded(share: float, cycles: int) -> list[float]:
 
     kappa_i = 1 - (1 - share)^i, for i = 1, ..., cycles
 
+    Args:
+      share: of the remaining weights, in (0, 1).
+      cycles: how many.
+
+    Returns:
+      A sparsity for each cycle.
+
     Raises:
       ValueError: a share outside (0, 1), `cycles` no integer or below 1.
+
+    >>> pj.schedules.compounded(0.5, 3)
+    [0.5, 0.75, 0.875]
     """
     if not 0 < choices.check_sparsity(share) < 1:
         raise ValueError(f"share is {share}; a cycle removes a share of what remains, in (0, 1)")

@@ -25,6 +25,20 @@ from pruning_jax.curvature.averaging import check_key
 from pruning_jax.types import Array, Params
 from pruning_jax.units import UnitGraph, UnitSpace
 
+__all__ = [
+    "UNIT_CRITERIA",
+    "UNIT_OPERANDS",
+    "WEIGHT_CRITERIA",
+    "gradient_magnitude",
+    "linear",
+    "magnitude",
+    "obd",
+    "quadratic",
+    "random",
+    "unit_scores",
+    "units",
+]
+
 STATISTICS = ("gradient", "ggn", "key")
 
 WEIGHT_CRITERIA: dict[str, Callable] = {
@@ -119,6 +133,14 @@ def unit_scores(
     Raises:
       ValueError: an unknown criterion or space, or one that may not be pruned; statistics, a key
         or a scale that the criterion needs and that are not there; scores of another shape.
+
+    >>> def model(variables, inputs):
+    ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
+    >>> w, out = jnp.array([[1.0, -2.0, 0.5]]), jnp.ones((3, 2))
+    >>> variables, inputs = {"w": w, "out": out}, jnp.array([[1.0], [3.0]])
+    >>> graph = pj.units.graph(pj.trace(model, variables, inputs))
+    >>> pj.criteria.unit_scores("weight_norm", graph, variables)["w"].tolist()
+    [1.0, 2.0, 0.5]
     """
     if not callable(criterion):
         choices.check("unit criterion", criterion, UNIT_CRITERIA)

@@ -36,6 +36,9 @@ def random(kernel: Array, key: Array) -> Array:
     Returns:
       The scores, shape (size,).
 
+    >>> pj.criteria.units.random(jnp.ones((3, 5)), jax.random.key(0)).shape
+    (3,)
+
     Source: *Mean Replacement Pruning*, section 4.
     """
     return jax.random.uniform(key, kernel.shape[:1])
@@ -51,6 +54,9 @@ def weight_norm(kernel: Array) -> Array:
 
     Returns:
       The scores, shape (size,).
+
+    >>> pj.criteria.units.weight_norm(jnp.array([[3.0, 4.0], [0.0, -1.0]])).tolist()
+    [5.0, 1.0]
 
     Source: *Mean Replacement Pruning*, section 4; its authors' code divides the square by fan_in,
       which leaves the order within a layer.
@@ -69,6 +75,9 @@ def weight_norm_l1(kernel: Array) -> Array:
     Returns:
       The scores, shape (size,).
 
+    >>> pj.criteria.units.weight_norm_l1(jnp.array([[3.0, 4.0], [0.0, -1.0]])).tolist()
+    [7.0, 1.0]
+
     Source: Li et al. 2017, *Pruning Filters for Efficient ConvNets*, section 3.1.
     """
     return jnp.sum(jnp.abs(kernel), axis=1)
@@ -84,6 +93,9 @@ def rs(removal: Array) -> Array:
 
     Returns:
       The scores, shape (size,).
+
+    >>> pj.criteria.units.rs(jnp.array([[1.0, -2.0], [3.0, 2.0]])).tolist()
+    [2.0, 0.0]
 
     Source: *Mean Replacement Pruning*, section 3.
     """
@@ -101,6 +113,9 @@ def mrs(replacement: Array) -> Array:
     Returns:
       The scores, shape (size,).
 
+    >>> pj.criteria.units.mrs(jnp.array([[1.0, -2.0], [3.0, 2.0]])).tolist()
+    [2.0, 0.0]
+
     Source: *Mean Replacement Pruning*, section 3.
     """
     return jnp.mean(replacement, axis=0)
@@ -116,6 +131,9 @@ def abs_rs(removal: Array) -> Array:
 
     Returns:
       The scores, shape (size,).
+
+    >>> pj.criteria.units.abs_rs(jnp.array([[1.0, -2.0], [3.0, 2.0]])).tolist()
+    [2.0, 2.0]
 
     Source: *Mean Replacement Pruning*, section 3; after Molchanov et al. 2017, equation 8.
     """
@@ -133,6 +151,9 @@ def abs_mrs(replacement: Array) -> Array:
     Returns:
       The scores, shape (size,).
 
+    >>> pj.criteria.units.abs_mrs(jnp.array([[1.0, -2.0], [3.0, 2.0]])).tolist()
+    [2.0, 2.0]
+
     Source: *Mean Replacement Pruning*, section 3.
     """
     return jnp.mean(jnp.abs(replacement), axis=0)
@@ -148,6 +169,9 @@ def activation_norm(mean_square: Array) -> Array:
 
     Returns:
       The scores, shape (size,).
+
+    >>> pj.criteria.units.activation_norm(jnp.array([4.0, 0.25])).tolist()
+    [2.0, 0.5]
 
     Source: the activation criteria of Molchanov et al. 2017, section 2.2, with the L2 norm.
     """
@@ -165,6 +189,9 @@ def average_percentage_of_zeros(zeros: Array) -> Array:
     Returns:
       The scores, shape (size,).
 
+    >>> pj.criteria.units.average_percentage_of_zeros(jnp.array([0.25, 1.0])).tolist()
+    [0.75, 0.0]
+
     Source: Hu et al. 2016, *Network Trimming*, equation 1.
     """
     return 1 - zeros
@@ -180,6 +207,9 @@ def batch_norm_scale(scale: Array) -> Array:
 
     Returns:
       The scores, shape (size,).
+
+    >>> pj.criteria.units.batch_norm_scale(jnp.array([-2.0, 0.5])).tolist()
+    [2.0, 0.5]
 
     Source: Liu et al. 2017, *Network Slimming*, section 3.
     """

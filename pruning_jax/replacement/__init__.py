@@ -10,3 +10,5 @@ from pruning_jax.replacement.folding import bias_shifts as bias_shifts
 from pruning_jax.replacement.folding import fold_means as fold_means
 from pruning_jax.replacement.folding import shifted as shifted
 from pruning_jax.replacement.responses import responses as responses
+
+__all__ = ["Folded", "fold_means", "responses"]

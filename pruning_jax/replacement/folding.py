@@ -73,6 +73,17 @@ def fold_means(
       ValueError: as `responses`; an unknown word for `missing`. Where `missing` is `refuse`, a
         layer without a leaf to fold into, or whose leaf is used elsewhere too.
 
+    >>> def model(variables, inputs):
+    ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"] + variables["b"]
+    >>> w, out = jnp.array([[1.0, -2.0, 0.5]]), jnp.ones((3, 2))
+    >>> variables, inputs = {"w": w, "out": out, "b": jnp.zeros(2)}, jnp.array([[1.0], [3.0]])
+    >>> graph = pj.units.graph(pj.trace(model, variables, inputs))
+    >>> means = pj.curvature.unit_means(graph, variables, pj.Batch(inputs, jnp.array([0, 1])))
+    >>> masks = {"w": jnp.array([False, True, True])}
+    >>> folded = pj.replacement.fold_means(graph, variables, means, masks)
+    >>> folded.variables["w"].tolist(), folded.variables["b"].tolist()
+    ([[0.0, -2.0, 0.5]], [2.0, 2.0])
+
     Source: Evci et al. 2018, *Mean Replacement Pruning*, section 3: b <- b + w abar.
     """
     shifts, left_out, distances = _shifts(graph, variables, means, unit_masks, missing)

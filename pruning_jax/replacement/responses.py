@@ -86,6 +86,16 @@ def responses(
       ValueError: masks or variables that do not fit the graph; means that are missing, of another
         graph, of another shape or not finite; a mean that is no constant on its way to a layer.
 
+    >>> def model(variables, inputs):
+    ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"] + variables["b"]
+    >>> w, out = jnp.array([[1.0, -2.0, 0.5]]), jnp.ones((3, 2))
+    >>> variables, inputs = {"w": w, "out": out, "b": jnp.zeros(2)}, jnp.array([[1.0], [3.0]])
+    >>> graph = pj.units.graph(pj.trace(model, variables, inputs))
+    >>> means = pj.curvature.unit_means(graph, variables, pj.Batch(inputs, jnp.array([0, 1])))
+    >>> masks = {"w": jnp.array([False, True, True])}
+    >>> list(pj.replacement.responses(graph, variables, means, masks).values())
+    [Array([[2., 2.]], dtype=float32)]
+
     Source: Evci et al. 2018, *Mean Replacement Pruning*, section 3.
     """
     removal = prepare(graph, variables, means, unit_masks)
