@@ -17,7 +17,7 @@ def one_shot(progress: float | Array, final: float, initial: float = 0.0) -> flo
     kappa(p) = initial if p = 0 else final
 
     Args:
-      progress: in [0, 1], a number or an array.
+      progress: in [0, 1], a number or an array of any shape.
       final: the sparsity at progress 1.
       initial: the sparsity at progress 0.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import jax.numpy as jnp
 
 from pruning_jax import choices
-from pruning_jax.criteria import operands, units
+from pruning_jax.criteria import operands, units, weights
 from pruning_jax.criteria.operands import UNIT_OPERANDS as UNIT_OPERANDS
 from pruning_jax.criteria.weights import gradient_magnitude as gradient_magnitude
 from pruning_jax.criteria.weights import linear as linear
@@ -37,17 +37,18 @@ __all__ = [
     "random",
     "unit_scores",
     "units",
+    "weights",
 ]
 
 STATISTICS = ("gradient", "ggn", "key")
 
 WEIGHT_CRITERIA: dict[str, Callable] = {
-    "magnitude": magnitude,
-    "obd": obd,
-    "linear": linear,
-    "quadratic": quadratic,
-    "gradient_magnitude": gradient_magnitude,
-    "random": random,
+    "magnitude": weights.magnitude,
+    "obd": weights.obd,
+    "linear": weights.linear,
+    "quadratic": weights.quadratic,
+    "gradient_magnitude": weights.gradient_magnitude,
+    "random": weights.random,
 }
 
 UNIT_CRITERIA: dict[str, Callable] = {
