@@ -2,7 +2,8 @@
 
 import importlib.util
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -11,7 +12,8 @@ import numpy as np
 from jax import export as jax_export
 
 from pruning_jax import choices, saving, tensorfiles, tracing, trees
-from pruning_jax.types import Array, Params, PyTree
+from pruning_jax.tracing import Handler
+from pruning_jax.types import ApplyFn, Array, Params, PyTree
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 """What a program can be compiled for."""
@@ -38,20 +40,24 @@ def export(
     which `load` reads without the program. Later versions of JAX run the program for at least half
     a year.
 
+    A model that needs to know how many examples there are, as one that calls NumPy with their
+    number, is exported as what it does to one example, which `trace` reads.
+
     Args:
       model: a function in evaluation mode, (variables, inputs) -> a tree of arrays, or its `Trace`
         or `UnitGraph`.
       variables: a tree of arrays.
-      inputs: arrays or their shapes, (examples, ...), in dicts, lists or tuples.
+      inputs: arrays or their shapes, (examples, ...), in dicts, lists or tuples. A model that is
+        exported by one example needs arrays, with which that is compared.
       path: of the file, which appears whole or not at all; one that is there is replaced.
       examples: how many examples the program takes; any number when ``None``.
       platforms: those of `PLATFORMS` that it can run on; this process's when ``None``.
       metadata: what JSON can hold.
 
     Raises:
-      ValueError: what `save` refuses; a model that fails on these inputs, or that is another for
-        other numbers of examples; inputs or outputs in other nodes than dicts, lists and tuples; an
-        unknown platform. Nothing is written then.
+      ValueError: what `save` refuses; a model that fails on these inputs, or whose program cannot
+        take any number of examples; inputs or outputs in other nodes than dicts, lists and tuples;
+        an unknown platform. Nothing is written then.
       ImportError: flatbuffers is not installed, which `jax.export` writes with.
       OSError: as `save`.
 
@@ -73,60 +79,120 @@ def export(
         platforms = [platforms] if isinstance(platforms, str) else list(platforms)
         for platform in platforms:
             choices.check("platform", platform, PLATFORMS)
-    if examples is not None:
-        examples = choices.whole("examples", examples, "example")
+    shapes = shapes_of(inputs, examples)
     arrays: dict[str, np.ndarray] = {}
     note = {"variables": saving.described("variables", variables, arrays)}
     note["metadata"] = saving.checked_metadata(metadata or {})
-    trace = tracing.trace_in(model)
-    function = model if trace is None else trace.apply_fn
-    _check_runs(function, variables, inputs)
-    program = _program(function, variables, arrays, inputs, examples, platforms)
-    arrays[PROGRAM] = np.frombuffer(program, np.uint8)
+    function = checked_function(model, variables, inputs)
+    try:
+        exported = _exported(function, variables, arrays, shapes, platforms)
+    except Exception as error:  # a model's own errors are of any kind
+        if examples is not None:
+            raise ValueError(f"the model cannot be exported: {_told(error)}") from error
+        try:
+            one = by_one_example(model, variables, inputs)
+            exported = _exported(one, variables, arrays, shapes, platforms)
+        except Exception as again:
+            raise ValueError(
+                "the model cannot be exported for any number of examples; examples=1, or another "
+                f"number, makes a program for so many. As it is: {_told(error)}. As what it does "
+                f"to one example: {_told(again)}"
+            ) from again
+    arrays[PROGRAM] = np.frombuffer(_serialized(exported), np.uint8)
     tensorfiles.write(path, arrays, note)
 
 
-def _check_runs(function: Any, variables: Params, inputs: PyTree) -> None:
+def shapes_of(inputs: PyTree, examples: int | None) -> PyTree:
+    """The shapes of so many examples, or of a number that is not known.
+
+    Raises:
+      ValueError: an input has no axis of examples; `examples` is no whole number of them.
+    """
+    if examples is None:
+        (count,) = jax_export.symbolic_shape("examples")
+    else:
+        count = choices.whole("examples", examples, "example")
     for leaf in jax.tree.leaves(inputs):
         if not np.shape(leaf):
             raise ValueError(
                 "every input has its examples on axis 0; one has the shape (), as a number has"
             )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), inputs)
+
+
+def checked_function(model: Any, variables: Params, inputs: PyTree) -> ApplyFn:
+    """The function of a model, which accepts these inputs.
+
+    Raises:
+      ValueError: it is none, or does not.
+    """
+    trace = tracing.trace_in(model)
+    function = model if trace is None else trace.apply_fn
     try:
         jax.eval_shape(function, variables, inputs)
     except Exception as error:  # a model's own errors are of any kind
         shapes = [leaf.shape for leaf in jax.tree.leaves(inputs)]
         raise ValueError(
-            f"the model failed for inputs of shape {shapes}: {type(error).__name__}: {error}"
+            f"the model failed for inputs of shape {shapes}: {_told(error)}"
         ) from error
+    return function
 
 
-def _program(
-    function: Any,
+def by_one_example(
+    model: Any,
+    variables: Params,
+    inputs: PyTree,
+    handlers: Mapping[str, Handler] = MappingProxyType({}),
+) -> ApplyFn:
+    """A function that does to every example what a model does to one.
+
+    Args:
+      model, variables: as in `export`.
+      inputs: arrays, with which the two are compared.
+      handlers: primitive -> what is called in its place.
+
+    Raises:
+      ValueError: inputs that are no arrays; a model that mixes examples, or has no layers.
+    """
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(inputs)):
+        raise ValueError("give arrays as inputs, not their shapes, to compare the two with")
+    trace = tracing.traced(model, variables, inputs)
+    tracing.check(trace, variables, inputs)
+    equations = [each for each in trace.model.equations if each.name in handlers]
+    at = {each.outputs[0]: handlers[each.name] for each in equations}
+
+    def one(variables: Params, inputs: PyTree) -> PyTree:
+        return tracing.run(trace.model, variables, inputs, at=at)
+
+    return lambda variables, inputs: tracing.merged(
+        tracing.over_examples(lambda example: one(variables, example), inputs)
+    )
+
+
+def _exported(
+    function: ApplyFn,
     variables: Params,
     arrays: dict[str, np.ndarray],
-    inputs: PyTree,
-    examples: int | None,
+    shapes: PyTree,
     platforms: list[str] | None,
-) -> bytearray:
-    """The function of named arrays and inputs, as bytes."""
+) -> jax_export.Exported:
+    """The program of named arrays and inputs."""
     leaves, structure = trees.named_leaves(variables), jax.tree.structure(variables)
 
     def run(arrays: dict[str, Array], inputs: PyTree) -> PyTree:
         given = [_like(arrays[f"variables/{name}"], leaf) for name, leaf in leaves.items()]
         return function(jax.tree.unflatten(structure, given), inputs)
 
-    count = jax_export.symbolic_shape("examples")[0] if examples is None else examples
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), inputs)
-    try:
-        exported = jax_export.export(jax.jit(run), platforms=platforms)(arrays, shapes)
-    except Exception as error:
-        number = "any number of" if examples is None else examples
-        hint = "; examples=1, or another number, makes a program for so many" * (examples is None)
-        raise ValueError(
-            f"the model cannot be exported for {number} examples{hint}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    return jax_export.export(jax.jit(run), platforms=platforms)(arrays, shapes)
+
+
+def _like(array: Array, leaf: Array) -> Array:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+    return array
+
+
+def _serialized(exported: jax_export.Exported) -> bytearray:
     try:
         return exported.serialize()
     except ValueError as error:
@@ -135,7 +201,5 @@ def _program(
         ) from error
 
 
-def _like(array: Array, leaf: Array) -> Array:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
-    return array
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

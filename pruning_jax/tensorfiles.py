@@ -16,7 +16,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,11 +57,7 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], note: dict[
     Raises:
       OSError: as `saving.save`.
     """
-    path, header, end = Path(path), {_METADATA: {_NOTE: json.dumps(note)}}, 0
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the path of a file")
+    header, end = {_METADATA: {_NOTE: json.dumps(note)}}, 0
     # The widest first, so that each lies at a multiple of its width.
     names = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     buffers = [np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8) for name in names]
@@ -74,11 +70,20 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], note: dict[
         }
     header[_METADATA][_CHECKSUM] = _digest(header, buffers)
     encoded = _encoded(header)
+    write_whole(path, [len(encoded).to_bytes(8, "little"), encoded, *buffers])
+
+
+def write_whole(path: str | os.PathLike, parts: Iterable[Any]) -> None:
+    """Writes bytes to a file, which appears whole or not at all; raises as `write`."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the path of a file")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:
-            file.write(len(encoded).to_bytes(8, "little"))
-            file.writelines([encoded, *buffers])
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -13,7 +13,7 @@ GROUPS = (
     {"types", "trees", "choices", "processes", "tables", "tensorfiles"},
     {"losses", "recipes", "meshes", "replicates"},
     {"tracing", "units", "data", "selection", "masks", "layouts", "schedules", "blocks", "sweeps"},
-    {"curvature", "criteria", "replacement", "models", "saving", "exporting"},
+    {"curvature", "criteria", "replacement", "models", "saving", "exporting", "onnx"},
     {"pruning", "training", "evaluation"},
     {"retraining", "analysis"},
     {"studies"},

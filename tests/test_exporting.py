@@ -65,7 +65,7 @@ def with_responses(function, variables, inputs):
 
 
 CASES = {
-    **{f"weights {name}": (pruned_by_weights, name) for name in ("nnx", "tied")},
+    **{f"weights {name}": (pruned_by_weights, name) for name in ("nnx", "chain")},
     **{f"means {name}": (folded, name) for name in ("equinox", "layer_normed")},
     **{f"compact {name}": (compacted, name) for name in ("equinox", "vision_transformer")},
     "responses": (with_responses, "chain"),
@@ -152,6 +152,19 @@ def test_a_program_of_so_many_examples_is_made_where_it_cannot_be_of_any(tmp_pat
     assert_close(outputs, inputs @ weights, NETWORK)
     with pytest.raises(ValueError):
         program.call({"variables/": weights}, inputs[:2])
+
+
+def counts(v, x):
+    """A model that has NumPy count its examples, as a class token that is tiled does."""
+    return x @ v + np.zeros((x.shape[0], 1), np.float32)
+
+
+def test_a_model_that_counts_its_examples_is_exported_by_one_of_them(tmp_path):
+    weights, inputs = draw(0, 4, 3), draw(1, 3, 4)
+    pj.export(counts, weights, inputs, tmp_path / "n")
+    assert_close(called(tmp_path / "n", inputs[:2])[1], inputs[:2] @ weights, NETWORK)
+    with pytest.raises(ValueError, match="give arrays as inputs, not their shapes, to compare"):
+        pj.export(counts, weights, jax.eval_shape(lambda: inputs), tmp_path / "n")
 
 
 class Outputs(NamedTuple):
