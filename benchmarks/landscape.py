@@ -22,8 +22,9 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from pruning_jax import blocks, models, trees
+from pruning_jax import models, trees
 from pruning_jax.analysis import landscape, utility
+from pruning_jax.lab import blocks
 from pruning_jax.types import Batch
 
 SIDE, EXAMPLES, CLASSES, RATIO = 51, 1_000, 10, 0.1

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from pruning_jax import meshes, models, recipes, replicates, training
+from pruning_jax import models, recipes, training
+from pruning_jax.lab import meshes, replicates
 from pruning_jax.training import pieces, steps
 from pruning_jax.types import Batch
 

@@ -15,8 +15,8 @@ stay near it at moderate sparsity where random falls to chance; retraining close
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from pruning_jax import sweeps
 from pruning_jax.criteria import WEIGHT_CRITERIA
+from pruning_jax.lab import sweeps
 
 
 def get_config(variant: str = "cpu") -> ConfigDict:

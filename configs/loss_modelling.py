@@ -27,7 +27,7 @@ Expected outcome: right after pruning, on MNIST, loss gaps near the published 2.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from pruning_jax import sweeps
+from pruning_jax.lab import sweeps
 
 PENALTIES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 

@@ -39,7 +39,7 @@ at large fractions; absolute scores beat random, raw ones lose to it.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from pruning_jax import sweeps
+from pruning_jax.lab import sweeps
 
 LAYERS = {
     "all": "all",

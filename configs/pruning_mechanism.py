@@ -38,7 +38,7 @@ fine-tuning clearly for channels, and by little for weights.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from pruning_jax import sweeps
+from pruning_jax.lab import sweeps
 
 
 def _workload(**values) -> dict:

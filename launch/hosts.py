@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 
-from pruning_jax import processes
+from pruning_jax.lab import processes
 
 JOIN_SECONDS = 300
 DEAD_AFTER_SECONDS = 30

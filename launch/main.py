@@ -11,8 +11,8 @@ from ml_collections import config_flags
 
 from launch import display, hosts, stopping
 from launch.overrides import parse
-from pruning_jax import meshes, processes, results, studies
-from pruning_jax.results import status
+from pruning_jax import studies
+from pruning_jax.lab import meshes, processes, results, status
 from pruning_jax.studies.phases import Session, Stopped
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The study's config.")

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from pruning_jax import losses, meshes, processes, replicates
+from pruning_jax import losses
+from pruning_jax.lab import meshes, processes, replicates
 from pruning_jax.types import ApplyFn, Array, Batch, Params
 
 

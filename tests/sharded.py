@@ -14,15 +14,14 @@ from pruning_jax import (
     criteria,
     curvature,
     data,
-    meshes,
     recipes,
-    replicates,
     tracing,
     training,
     trees,
     units,
 )
 from pruning_jax.analysis import landscape, utility, variants
+from pruning_jax.lab import meshes, replicates
 from pruning_jax.types import Batch
 
 CLASSES, EXAMPLES, BATCH, SEEDS = 4, 25, 10, (1, 2, 3)

@@ -22,8 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import digits
-from pruning_jax import checkpointing
-from pruning_jax.results import records, status
+from pruning_jax.lab import checkpointing, records, status
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("results.jsonl", "metrics.jsonl", "claims.json")

@@ -10,21 +10,23 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up: a module imports its own group and the groups above it in this list.
 GROUPS = (
-    {"types", "trees", "choices", "processes", "tables", "tensorfiles"},
-    {"losses", "recipes", "meshes", "replicates"},
-    {"tracing", "units", "data", "selection", "masks", "layouts", "schedules", "blocks", "sweeps"},
+    {"types", "trees", "choices", "tables", "tensorfiles", "lab.processes"},
+    {"losses", "recipes", "lab.meshes", "lab.replicates"},
+    {"tracing", "units", "data", "selection", "masks", "layouts", "schedules"}
+    | {"lab.blocks", "lab.sweeps"},
     {"curvature", "criteria", "replacement", "models", "saving", "exporting", "onnx"},
     {"pruning", "training", "evaluation"},
     {"retraining", "analysis"},
     {"studies"},
     {"launch"},
 )
-OUTPUT = {"checkpointing", "results", "measurements", "figures"}
+WRITING = {f"lab.{name}" for name in ("results", "records", "locks", "status", "environment")}
+OUTPUT = WRITING | {"lab.checkpointing", "measurements", "figures"}
 OUTPUT_READ = GROUPS[0] | OUTPUT
 STUDIES = len(GROUPS) - 2
 ONLY_IN = {
     "flax": "pruning_jax/models",
-    "orbax": "pruning_jax/checkpointing",
+    "orbax": "pruning_jax/lab/checkpointing",
     "matplotlib": "pruning_jax/figures",
     "plotly": "pruning_jax/figures",
 }
@@ -79,9 +81,14 @@ def imports(path):
 
 
 def room(name):
-    """``pruning_jax.criteria.weights`` -> ``criteria``; everything in launch -> ``launch``."""
+    """``pruning_jax.criteria.weights`` -> ``criteria``; everything in launch -> ``launch``.
+
+    The rooms of ``lab`` are on several floors, so each counts by itself.
+    """
     parts = name.split(".")
-    return parts[0] if parts[0] == "launch" else ".".join(parts[1:2])
+    if parts[0] == "launch":
+        return parts[0]
+    return ".".join(parts[1 : 3 if parts[1:2] == ["lab"] else 2]).removesuffix("lab")
 
 
 def rank(a_room):
@@ -189,9 +196,9 @@ def test_no_room_is_called_utils():
     [
         ("masks", {"trees", "selection"}, set()),
         ("masks", {"pruning"}, {"pruning"}),
-        ("training", {"results"}, {"results"}),
-        ("figures", {"training", "results"}, {"training"}),
-        ("launch", {"studies", "results"}, set()),
+        ("training", {"lab.results"}, {"lab.results"}),
+        ("figures", {"training", "lab.results"}, {"training"}),
+        ("launch", {"studies", "lab.results"}, set()),
     ],
 )
 def test_the_order_itself_refuses_what_it_should(own, rooms, wrong):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from closeness import ROUNDING, assert_close, largest
 
-from pruning_jax import blocks, meshes
+from pruning_jax.lab import blocks, meshes
 
 INPUTS = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
 POINTS = [np.float32(value) for value in np.linspace(-1, 1, 5)]

@@ -18,8 +18,8 @@ import numpy as np
 import optax
 import pytest
 
-from pruning_jax import checkpointing
-from pruning_jax.checkpointing import folders
+from pruning_jax.lab import checkpointing
+from pruning_jax.lab.checkpointing import folders
 
 
 class State(NamedTuple):
@@ -361,7 +361,7 @@ def test_too_little_space_is_noticed_before_writing(tmp_path, monkeypatch):
 FULL_DISK = """
 import resource, signal, sys
 import numpy as np
-from pruning_jax import checkpointing
+from pruning_jax.lab import checkpointing
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 tree = {"a": np.random.default_rng(0).normal(size=50_000)}
 checkpointing.save_step(sys.argv[1], 1, {"a": np.zeros(50_000)})
@@ -399,7 +399,7 @@ def test_disk_that_fills_while_orbax_writes(tmp_path):
 WRITER = """
 import itertools, sys
 import numpy as np
-from pruning_jax import checkpointing
+from pruning_jax.lab import checkpointing
 start = int(sys.argv[2])
 for step in itertools.count(start):
     tree = {"w": np.full((40, 40), float(step)), "step": step}
@@ -442,7 +442,7 @@ import sys
 from absl import app, logging
 import jax
 import numpy as np
-from pruning_jax import checkpointing
+from pruning_jax.lab import checkpointing
 
 def main(_):
     logging.set_verbosity(logging.INFO)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from closeness import ROUNDING, assert_close
 
-from pruning_jax import evaluation, losses, meshes, replicates
+from pruning_jax import evaluation, losses
+from pruning_jax.lab import meshes, replicates
 from pruning_jax.types import Batch
 
 

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from pruning_jax import checkpointing, data, models, recipes, replicates, results, training
+from pruning_jax import data, models, recipes, training
+from pruning_jax.lab import checkpointing, replicates, results
 from pruning_jax.studies import groups
 from pruning_jax.studies.phases import Session
 from pruning_jax.types import Batch

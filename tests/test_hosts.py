@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from launch import hosts
-from pruning_jax import checkpointing, processes, results
+from pruning_jax.lab import checkpointing, processes, results
 
 ROOT = pathlib.Path(__file__).parents[1]
 

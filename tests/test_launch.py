@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from configs import digits, loss_modelling
-from pruning_jax import checkpointing, replicates, results, studies
+from pruning_jax import studies
 from pruning_jax.criteria import WEIGHT_CRITERIA
+from pruning_jax.lab import checkpointing, replicates, results
 from pruning_jax.studies import phases
 
 ROOT = pathlib.Path(__file__).parents[1]

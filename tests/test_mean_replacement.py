@@ -13,17 +13,15 @@ from closeness import NETWORK, assert_close
 
 from configs import mean_replacement as configs
 from pruning_jax import (
-    checkpointing,
     evaluation,
     models,
     replacement,
-    results,
     studies,
     tracing,
     trees,
     units,
 )
-from pruning_jax.results import records
+from pruning_jax.lab import checkpointing, records, results
 from pruning_jax.studies import mean_replacement, phases, pretrained
 from pruning_jax.studies.mean_replacement import fine_tuned, grid, regression, scoring
 

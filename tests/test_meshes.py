@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from closeness import NETWORK, assert_close
 
-from pruning_jax import meshes, replicates
+from pruning_jax.lab import meshes, replicates
 
 ROOT = pathlib.Path(__file__).parents[1]
 REPLICATES_ALONE = ("2/2", "4/4", "8/8")

@@ -114,7 +114,8 @@ def test_the_quickstart_cuts_channels_out_of_three_libraries_networks(executed):
 
 
 def test_the_loss_modelling_notebook_shows_every_verdict_and_figure(executed):
-    from pruning_jax import figures, results
+    from pruning_jax import figures
+    from pruning_jax.lab import results
 
     notebook = executed("loss_modelling")
     run = results.read(RESULTS["loss_modelling"].parent)
@@ -126,7 +127,8 @@ def test_the_loss_modelling_notebook_shows_every_verdict_and_figure(executed):
 
 
 def test_the_mean_replacement_notebook_shows_every_verdict_and_figure(executed):
-    from pruning_jax import figures, results
+    from pruning_jax import figures
+    from pruning_jax.lab import results
 
     notebook = executed("mean_replacement")
     run = results.read(RESULTS["mean_replacement"].parent)
@@ -138,7 +140,8 @@ def test_the_mean_replacement_notebook_shows_every_verdict_and_figure(executed):
 
 def test_the_pruning_mechanism_notebook_shows_every_verdict_and_figure(executed):
     pytest.importorskip("plotly", reason="plotly is not installed: extra 'test'")
-    from pruning_jax import figures, results
+    from pruning_jax import figures
+    from pruning_jax.lab import results
     from pruning_jax.studies.pruning_mechanism import tables
 
     notebook = executed("pruning_mechanism")

@@ -13,11 +13,8 @@ from ml_collections import ConfigDict
 
 from configs import pruning_mechanism as configs
 from pruning_jax import (
-    checkpointing,
     data,
     models,
-    replicates,
-    results,
     studies,
     tracing,
     training,
@@ -25,6 +22,7 @@ from pruning_jax import (
     units,
 )
 from pruning_jax.analysis import utility
+from pruning_jax.lab import checkpointing, replicates, results
 from pruning_jax.recipes import Recipe
 from pruning_jax.studies import phases, pruning_mechanism
 from pruning_jax.studies.pruning_mechanism import arms, networks, surfaces, used

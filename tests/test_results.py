@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pruning_jax import results
-from pruning_jax.results import records
+from pruning_jax.lab import records, results
 
 CONFIG = {"seed": 0, "model": {"widths": (300, 100), "activation": "tanh"}, "rate": 0.1}
 
@@ -146,7 +145,7 @@ def test_damaged_config_is_named(run):
 
 HOLDER = """
 import sys, time
-from pruning_jax import results
+from pruning_jax.lab import results
 run = results.open_run(sys.argv[1], {}, study="s")
 print("open", flush=True)
 time.sleep(60)
@@ -263,7 +262,7 @@ def test_failing_disk_leaves_the_file_as_it_was(run, monkeypatch, code):
 
 FULL_DISK = """
 import resource, signal, sys
-from pruning_jax import results
+from pruning_jax.lab import results
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 run = results.open_run(sys.argv[1], {}, study="s")
 run.add([{"a": "x" * 500}])
@@ -298,7 +297,7 @@ def test_disk_that_fills_in_the_middle_of_a_write(tmp_path):
 
 WRITER = """
 import itertools, sys
-from pruning_jax import results
+from pruning_jax.lab import results
 run = results.open_run(sys.argv[1], {"seed": 0}, study="s")
 start = len(run.rows()) // 7
 for call in itertools.count(start):

@@ -8,15 +8,14 @@ from closeness import NETWORK, ROUNDING, assert_close, largest
 
 from pruning_jax import (
     masks,
-    meshes,
     models,
     recipes,
-    replicates,
     retraining,
     schedules,
     training,
     trees,
 )
+from pruning_jax.lab import meshes, replicates
 from pruning_jax.recipes import Recipe
 from pruning_jax.training import ScaleL1
 from pruning_jax.types import Batch

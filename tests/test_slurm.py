@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from launch.sweeping import folders
-from pruning_jax.results import records, status
+from pruning_jax.lab import records, status
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "tests" / "slurm"
@@ -46,7 +46,8 @@ TOGETHER = ("--config.workload.training.epochs=2", "--config.workload.seeds=(1, 
 IN_TURN = """
 import json, sys
 from launch import overrides
-from pruning_jax import results, studies
+from pruning_jax import studies
+from pruning_jax.lab import results
 from pruning_jax.studies.phases import Session
 
 for folder, file, changes in json.loads(sys.argv[1]):

@@ -10,8 +10,8 @@ import soak
 
 from launch import overrides
 from launch.sweeping import actions, commands
-from pruning_jax import results, studies
-from pruning_jax.results import status
+from pruning_jax import studies
+from pruning_jax.lab import results, status
 from pruning_jax.studies.phases import Session
 
 KILLS = 3

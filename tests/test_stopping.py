@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 
 from configs import digits
 from launch import overrides, stopping
-from pruning_jax import checkpointing, results, studies
-from pruning_jax.results import status
+from pruning_jax import studies
+from pruning_jax.lab import checkpointing, results, status
 from pruning_jax.studies import phases
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +93,7 @@ def test_a_study_stopped_at_any_question_ends_like_an_uninterrupted_one(whole, t
 
 ON_OTHER_DEVICES = """
 import contextlib, json, pathlib, sys
-from pruning_jax import meshes
+from pruning_jax.lab import meshes
 from pruning_jax.studies import groups, phases
 from tests.test_stopping import Asked, config_of, run_in
 

@@ -18,8 +18,8 @@ import submitit  # noqa: F401  (it sets up logging, which within a test would cl
 from configs import digits, loss_modelling, mean_replacement, pruning_mechanism
 from launch import overrides, sweep
 from launch.sweeping import actions, commands, folders, gathering, slurm, tasks
-from pruning_jax import results, studies, sweeps
-from pruning_jax.results import locks, records, status
+from pruning_jax import studies
+from pruning_jax.lab import locks, records, results, status, sweeps
 from pruning_jax.studies.mean_replacement import grid
 from pruning_jax.studies.phases import Session
 from pruning_jax.studies.rows import identity

@@ -10,16 +10,14 @@ import pytest
 from closeness import NETWORK, assert_close, assert_same, largest
 
 from pruning_jax import (
-    checkpointing,
     data,
     losses,
-    meshes,
     models,
     recipes,
-    replicates,
     training,
     trees,
 )
+from pruning_jax.lab import checkpointing, meshes, replicates
 from pruning_jax.training import pieces, steps
 from pruning_jax.types import Batch
 

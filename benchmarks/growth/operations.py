@@ -14,13 +14,13 @@ from pruning_jax import (
     models,
     pruning,
     recipes,
-    replicates,
     tracing,
     training,
     trees,
     units,
 )
 from pruning_jax.analysis import landscape, utility, variants
+from pruning_jax.lab import replicates
 from pruning_jax.types import Batch, Params, PyTree
 
 CLASSES, SPARSITY, RATIO, FRACTION = 10, 0.9, 0.1, 0.1

@@ -22,8 +22,7 @@ from benchmarks.growth import operations, sizes
 from benchmarks.growth.operations import Case
 from benchmarks.growth.sizes import Series
 from benchmarks.landscape import peak_above
-from pruning_jax import meshes
-from pruning_jax.results import environment
+from pruning_jax.lab import environment, meshes
 
 RUNS, QUICK_RUNS = 5, 2
 MEGABYTE = 2**20

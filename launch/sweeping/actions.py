@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from launch import display, overrides
 from launch.sweeping import commands, folders, gathering, local, slurm
-from pruning_jax import choices, sweeps
+from pruning_jax import choices
+from pruning_jax.lab import sweeps
 
 PLACES = ("local", "slurm")
 

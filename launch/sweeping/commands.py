@@ -15,8 +15,7 @@ from ml_collections import ConfigDict
 
 from launch import overrides
 from launch.stopping import STOPPED
-from pruning_jax import sweeps
-from pruning_jax.results import status
+from pruning_jax.lab import status, sweeps
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,8 +16,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pruning_jax import sweeps
-from pruning_jax.results import locks, records, status
+from pruning_jax.lab import locks, records, status, sweeps
 
 _FILE = "sweep.json"
 _SHOWN = 5

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from launch.sweeping.folders import Record, tupled
-from pruning_jax import results, studies
-from pruning_jax.results import records, status
+from pruning_jax import studies
+from pruning_jax.lab import records, results, status
 from pruning_jax.studies.phases import Session, describe
 from pruning_jax.studies.rows import Row, identity
 

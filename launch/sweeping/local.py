@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from launch.sweeping import commands
 from launch.sweeping.commands import Job
-from pruning_jax.results import status
+from pruning_jax.lab import status
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 

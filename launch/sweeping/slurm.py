@@ -10,7 +10,7 @@ from typing import Any
 from launch.sweeping import commands
 from launch.sweeping.commands import Job
 from launch.sweeping.tasks import Task
-from pruning_jax.results import records
+from pruning_jax.lab import records
 
 ARRAY = 1000
 """How many jobs an array may have; Slurm's own limit is as many unless it is configured."""

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import blocks, evaluation, losses, replacement, tracing, units
+from pruning_jax import evaluation, losses, replacement, tracing, units
 from pruning_jax.evaluation import Metrics
+from pruning_jax.lab import blocks
 from pruning_jax.types import Array, Batch, Params
 from pruning_jax.units import UnitGraph, UnitMasks
 from pruning_jax.units import masks as unit_masking

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pruning_jax import checkpointing, data, processes, replicates, results, training
-from pruning_jax.results import records
+from pruning_jax import data, training
+from pruning_jax.lab import checkpointing, processes, records, replicates, results
 from pruning_jax.studies.phases import (
     Row,
     Session,

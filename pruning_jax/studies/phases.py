@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from pruning_jax import checkpointing, data, evaluation, processes, results
+from pruning_jax import data, evaluation
+from pruning_jax.lab import checkpointing, processes, results
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Params
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pruning_jax import checkpointing, data, replicates, training
+from pruning_jax import data, training
+from pruning_jax.lab import checkpointing, replicates
 from pruning_jax.studies import groups
 from pruning_jax.studies.phases import (
     Row,

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pruning_jax import checkpointing, data, masks, pruning, trees
+from pruning_jax import data, masks, pruning, trees
+from pruning_jax.lab import checkpointing
 from pruning_jax.studies.phases import (
     Row,
     Session,

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import evaluation, masks, meshes, processes, recipes, replicates, trees
+from pruning_jax import evaluation, masks, recipes, trees
+from pruning_jax.lab import meshes, processes, replicates
 from pruning_jax.training import pieces, steps
 from pruning_jax.training.regularisers import ScaleL1
 from pruning_jax.training.steps import Pause, Task, TrainFn, TrainState, taken, train_step

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pruning_jax import processes
+from pruning_jax.lab import processes
 from pruning_jax.training.steps import Pause, Programs, TrainState
 from pruning_jax.types import Array, Batch
 

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from pruning_jax import data, evaluation, losses, masks, meshes, processes, recipes, replicates
+from pruning_jax import data, evaluation, losses, masks, recipes
+from pruning_jax.lab import meshes, processes, replicates
 from pruning_jax.types import ApplyFn, Array, Batch, Masks, Params, PyTree
 
 

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import blocks, choices, evaluation, losses
+from pruning_jax import choices, evaluation, losses
 from pruning_jax.analysis.landscape import checking, planes
 from pruning_jax.analysis.landscape import moments as running
 from pruning_jax.curvature import averaging
 from pruning_jax.evaluation import Metrics
+from pruning_jax.lab import blocks
 from pruning_jax.training import TrainFn
 from pruning_jax.types import ApplyFn, Array, Batch, PyTree
 

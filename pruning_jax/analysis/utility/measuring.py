@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pruning_jax import blocks, choices, evaluation, losses, masks
+from pruning_jax import choices, evaluation, losses, masks
 from pruning_jax.analysis.utility.ablations import check_masks
 from pruning_jax.analysis.utility.divergence import divergences
 from pruning_jax.curvature import averaging
+from pruning_jax.lab import blocks
 from pruning_jax.types import ApplyFn, Array, Batch, Masks, Params
 
 

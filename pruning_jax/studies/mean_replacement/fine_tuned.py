@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import jax
 
-from pruning_jax import evaluation, replacement, replicates, training, units
+from pruning_jax import evaluation, replacement, training, units
+from pruning_jax.lab import replicates
 from pruning_jax.studies.mean_replacement import grid, scoring
 from pruning_jax.studies.mean_replacement.scoring import Examples, Scored
 from pruning_jax.studies.phases import Row, Session, describe, pending, record

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pruning_jax import figures, replicates, units
+from pruning_jax import figures, units
 from pruning_jax.analysis.claims import to_dict
+from pruning_jax.lab import replicates
 from pruning_jax.studies import workloads
 from pruning_jax.studies.phases import Session
 from pruning_jax.studies.pruning_mechanism import arms, settings, surfaces, used

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pruning_jax import checkpointing, criteria, data, masks, training, trees, units
+from pruning_jax import criteria, data, masks, training, trees, units
+from pruning_jax.lab import checkpointing
 from pruning_jax.studies import groups
 from pruning_jax.studies.phases import (
     Row,

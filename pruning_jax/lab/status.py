@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pruning_jax import choices
-from pruning_jax.results import locks, records
+from pruning_jax.lab import locks, records
 
 FILE = "status.json"
 

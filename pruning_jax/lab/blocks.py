@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from pruning_jax import choices, meshes, processes, replicates
+from pruning_jax import choices
+from pruning_jax.lab import meshes, processes, replicates
 from pruning_jax.types import PyTree
 
 _AXES = (meshes.REPLICATES, meshes.BATCH)

@@ -17,9 +17,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from pruning_jax import processes
-from pruning_jax.checkpointing import folders, plain
-from pruning_jax.results import records
+from pruning_jax.lab import processes, records
+from pruning_jax.lab.checkpointing import folders, plain
 from pruning_jax.types import PyTree
 
 _FILES = {folders.CHECKSUMS, "_CHECKPOINT_METADATA", "orbax.checkpoint", "state"}

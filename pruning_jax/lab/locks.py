@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from pruning_jax.results import records
+from pruning_jax.lab import records
 
 NAME = ".lock"
 _SECONDS = 0.5

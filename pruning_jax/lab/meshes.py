@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from pruning_jax import choices, processes
+from pruning_jax import choices
+from pruning_jax.lab import processes
 from pruning_jax.types import PyTree
 
 REPLICATES = "replicates"

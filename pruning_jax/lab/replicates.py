@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from pruning_jax import meshes, processes
+from pruning_jax.lab import meshes, processes
 from pruning_jax.types import PyTree
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import processes
+from pruning_jax.lab import processes
 from pruning_jax.trees import path_name
 from pruning_jax.types import PyTree
 

@@ -20,9 +20,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pruning_jax import processes
-from pruning_jax.results import environment, locks, records, status
-from pruning_jax.results.records import Record, write_whole
+from pruning_jax.lab import environment, locks, processes, records, status
+from pruning_jax.lab.records import Record, write_whole
 
 _TAKEN = "a run is going on in this work directory; wait for it or choose another"
 

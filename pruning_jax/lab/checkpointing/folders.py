@@ -13,8 +13,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pruning_jax import processes
-from pruning_jax.results import records
+from pruning_jax.lab import processes, records
 
 CHECKSUMS = "CHECKSUMS.json"
 _WRITING, _REPLACED = "writing", "replaced"

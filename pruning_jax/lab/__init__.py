@@ -1,0 +1,1 @@
+"""Running things: run directories, checkpoints, meshes, replicates, blocks, processes, sweeps."""
