@@ -1,8 +1,10 @@
 """Every benchmark, one after another: `python -m benchmarks`."""
 
-from benchmarks import compact, ggn, importing, landscape, selection, training, units
+from benchmarks import compact, ggn, importing, landscape, selection, tables, training, units
 from benchmarks.growth import command as growth
 
-for benchmark in (importing, ggn, training, selection, units, compact, landscape, growth):
+EVERY = (importing, ggn, training, selection, units, compact, landscape, tables, growth)
+
+for benchmark in EVERY:
     benchmark.main()
     print()

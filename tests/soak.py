@@ -223,7 +223,9 @@ def phase_of(workdir: Path) -> str:
     opened = records.read_json(workdir / "config.json", {})  # a run takes its directory before
     if not opened or status.read(workdir).state != "running":
         return "starting"
-    rows = collections.Counter(row["phase"] for row in records.read_lines(workdir / FILES[0]))
+    rows = collections.Counter(
+        row["job"]["phase"] for row in records.read_lines(workdir / FILES[0])
+    )
     units = len(opened["config"]["workload"]["criteria"])
     for phase, count in (("pretrained", 1), ("pruned", units), ("retrained", units)):
         if rows[phase] < count:

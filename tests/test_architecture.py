@@ -20,7 +20,9 @@ GROUPS = (
     {"studies"},
     {"launch"},
 )
-WRITING = {f"lab.{name}" for name in ("results", "records", "locks", "status", "environment")}
+WRITING = {
+    f"lab.{name}" for name in ("results", "tables", "records", "locks", "status", "environment")
+}
 OUTPUT = WRITING | {"lab.checkpointing", "measurements", "figures"}
 OUTPUT_READ = GROUPS[0] | OUTPUT
 STUDIES = len(GROUPS) - 2

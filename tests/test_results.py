@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pruning_jax.lab import records, results
+from pruning_jax.lab import records, results, tables
+from pruning_jax.lab.tables import Row
 
 CONFIG = {"seed": 0, "model": {"widths": (300, 100), "activation": "tanh"}, "rate": 0.1}
 
@@ -48,15 +49,15 @@ def test_config_says_what_ran(run):
 
 
 def test_same_config_continues(run):
-    run.log(epoch=1)
-    run.add([{"a": 1}])
+    run.log({"step": 1}, {"loss": 0.5})
+    run.add([Row({"a": 1}, {"found": 2})])
     run.close()
     with results.open_run(run.path, CONFIG, study="loss_modelling") as again:
-        again.add([{"a": 2}])
-        assert again.rows() == [{"a": 1}, {"a": 2}]
+        again.add([Row({"a": 2}, {"found": 4})])
+        assert again.rows() == [{"a": 1, "found": 2}, {"a": 2, "found": 4}]
     found = results.read(run.path)
     assert len(found.provenance["started"]) == len(found.provenance["git"]) == 2
-    assert found.metrics == [{"epoch": 1}]
+    assert found.metrics == [{"step": 1, "loss": 0.5}]
     assert again.checkpoints == run.path / "checkpoints"
 
 
@@ -171,8 +172,6 @@ def test_forgotten_runs_release_the_lock(tmp_path):
 
 def test_values_come_back(run):
     record = {
-        "phase": "pruned",
-        "step": np.int64(3),
         "loss": np.float32(0.5),
         "metric": jnp.float32(2.0),
         "list": [1, (2.5, None)],
@@ -180,47 +179,103 @@ def test_values_come_back(run):
         "flag": np.bool_(True),
         "infinite": [math.inf, -math.inf],
         "third": 1 / 3,
+        "words": ["NaN", "'Infinity", "it's"],
     }
-    run.log(**record, bad=math.nan)
+    job = {"phase": "pruned", "step": np.int64(3)}
+    run.log(job, record | {"bad": math.nan})
     found = results.read(run.path).metrics[0]
     assert math.isnan(found.pop("bad"))
-    assert found == {**record, "list": [1, [2.5, None]], "array": [0, 1, 2]}
+    assert found == {**job, **record, "list": [1, [2.5, None]], "array": [0, 1, 2]}
     for line in (run.path / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)
 
 
 def test_what_json_cannot_hold_is_refused_and_nothing_written(run):
     with pytest.raises(ValueError, match="type object"):
-        run.log(a=object())
+        run.log({"a": 1}, {"b": object()})
     with pytest.raises(ValueError, match="type set"):
-        run.add([{"a": 1}, {"a": {1}}])
+        run.add([Row({"a": 1}, {}), Row({"a": 2}, {"b": {1}})])
     found = results.read(run.path)
-    assert found.metrics == found.results == []
+    assert found.metrics == found.results == [] and {"a": 1} not in run.table
+
+
+@pytest.mark.parametrize("rows", [[{"a": 1}], [{"b": 2}, {"b": 2.0}], [{"b": 2, "found": 1}], [{}]])
+def test_a_job_has_one_row_and_names_of_its_own(run, rows):
+    run.add([Row({"a": 1}, {"found": 1})])
+    before = (run.path / "results.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="row already|its own values|no job"):
+        run.add([Row(job, {"found": 2}) for job in rows])
+    assert (run.path / "results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("found", "said"), [(1, "the same as"), (2, "and differs from")])
+def test_two_rows_of_one_job_are_refused_by_its_name(run, found, said):
+    run.add([Row({"phase": "pruned", "seed": 1}, {"loss": 1})])
+    run.close()
+    with open(run.path / "results.jsonl", "a") as stream:
+        second = {"job": {"seed": 1, "phase": "pruned"}, "found": {"loss": found}}
+        stream.write(json.dumps(second) + "\n")
+    for action in (lambda: results.read(run.path), lambda: reopened(run)):
+        with pytest.raises(ValueError, match=rf"line 2 .*second row of .*pruned seed=1, {said}"):
+            action()
+
+
+def reopened(run):
+    return results.open_run(run.path, CONFIG, study="loss_modelling")
 
 
 def test_forget(run):
     for epoch in range(5):
-        run.log(epoch=epoch)
-    assert run.forget(lambda record: record["epoch"] > 2) == 2
+        run.log({"epoch": epoch}, {"loss": epoch})
+    before = (run.path / "metrics.jsonl").stat()
+    run.forget({"epoch": epoch} for epoch in (7, 8))
+    assert (run.path / "metrics.jsonl").stat() == before
+    run.forget({"epoch": epoch} for epoch in (3, 4, 5))
     assert [record["epoch"] for record in results.read(run.path).metrics] == [0, 1, 2]
-    assert run.forget(lambda record: False) == 0
+    run.log({"epoch": 3}, {"loss": 3})
+
+
+def test_a_table_is_a_data_frame(run):
+    assert results.read(run.path).table.empty
+    run.add([Row({"phase": "pruned", "seed": s}, {"loss": s / 2, "units": [s]}) for s in range(3)])
+    run.add([Row({"phase": "retrained", "seed": 0}, {"accuracy": 0.5})])
+    table = results.read(run.path).table
+    assert list(table.columns) == ["phase", "seed", "loss", "units", "accuracy"]
+    assert table[table.phase == "pruned"].groupby("seed").loss.mean().to_list() == [0, 0.5, 1]
+
+
+def test_tables_are_joined_once_in_any_order_and_differences_are_named(tmp_path):
+    rows = [Row({"phase": "p", "seed": seed}, {"loss": 0.1 * seed, "x": 1}) for seed in range(4)]
+    paths = {"a": tmp_path / "a", "b": tmp_path / "b", "none": tmp_path / "none"}
+    tables.Table(paths["a"]).add(rows[:3])
+    tables.Table(paths["b"]).add(rows[2:])
+    both = tables.union(paths)
+    assert sorted(both) == sorted(tables.union(dict(reversed(paths.items())))) and len(both) == 4
+    whole = tables.Table(tmp_path / "whole")
+    whole.replace(both)
+    assert whole.rows() == [row.flat() for row in rows] and all(row.job in whole for row in rows)
+    tables.Table(tmp_path / "c").add([Row(rows[2].job, {"loss": 0.3, "x": 1})])
+    with pytest.raises(ValueError, match="runs a and c differ in loss of p seed=2"):
+        tables.union(paths | {"c": tmp_path / "c"})
 
 
 def test_torn_last_line_is_left_out_and_dropped(run):
-    run.log(epoch=1)
+    run.log({"epoch": 1}, {})
     run.close()
     with (run.path / "metrics.jsonl").open("a") as stream:
-        stream.write('{"epoch": 2')
+        stream.write('{"job": {"epoch": 2')
     assert results.read(run.path).metrics == [{"epoch": 1}]
-    with results.open_run(run.path, CONFIG, study="loss_modelling") as again:
-        again.log(epoch=3)
+    with reopened(run) as again:
+        again.log({"epoch": 3}, {})
     assert results.read(run.path).metrics == [{"epoch": 1}, {"epoch": 3}]
 
 
 def test_damaged_line_is_named(run):
-    (run.path / "results.jsonl").write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
-    with pytest.raises(ValueError, match=r"line 2 of the file .*results\.jsonl is damaged"):
-        run.rows()
+    good = '{"job": {"a": 1}, "found": {}}\n'
+    for bad in ('{"a"', '{"a": 1}', "[" * 100_000, '{"job": 1, "found": {}}'):
+        (run.path / "results.jsonl").write_text(good + bad + "\n" + good)
+        with pytest.raises(ValueError, match=r"line 2 of the file .*results\.jsonl is damaged"):
+            run.rows()
 
 
 def test_claims_and_figures(run):
@@ -245,18 +300,18 @@ def test_reading_what_is_not_written_yet(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
 def test_failing_disk_leaves_the_file_as_it_was(run, monkeypatch, code):
-    run.add([{"a": 1}])
+    run.add([Row({"a": 1}, {})])
 
     def fails(*_):
         raise OSError(code, os.strerror(code))
 
-    for name in ("fsync", "replace"):
+    for name in ("fsync", "write"):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, fails)
             with pytest.raises(OSError, match=f"{os.strerror(code)}.*results") as caught:
-                run.add([{"a": 2}])
+                tables.Table(run.path / "results.jsonl").add([Row({"a": 2}, {})])
             assert caught.value.errno == code
-    assert run.rows() == [{"a": 1}]
+    assert run.rows() == [{"a": 1}] and {"a": 2} not in run.table
     assert not records.leftovers(run.path)
 
 
@@ -265,17 +320,18 @@ import resource, signal, sys
 from pruning_jax.lab import results
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 run = results.open_run(sys.argv[1], {}, study="s")
-run.add([{"a": "x" * 500}])
-run.log(a="x" * 500)
+long = {"a": "x" * 500}
+run.add([results.Row({"n": 1}, long)])
+run.log({"n": 1}, long)
 resource.setrlimit(resource.RLIMIT_FSIZE, (800, resource.RLIM_INFINITY))
-for action in (lambda: run.add([{"a": "x" * 500}]), lambda: run.log(a="x" * 500)):
+for action in (lambda: run.add([results.Row({"n": 2}, long)]), lambda: run.log({"n": 2}, long)):
     try:
         action()
     except OSError as error:
         assert "free some space" in str(error) and ".jsonl" in str(error), error
     else:
         raise SystemExit("not refused")
-run.log(a="short")
+run.log({"n": 2}, {"a": "short"})
 """
 
 
@@ -285,8 +341,8 @@ def test_disk_that_fills_in_the_middle_of_a_write(tmp_path):
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     found = results.read(tmp_path)
-    assert found.results == [{"a": "x" * 500}]
-    assert found.metrics == [{"a": "x" * 500}, {"a": "short"}]
+    assert found.results == [{"n": 1, "a": "x" * 500}]
+    assert found.metrics == [{"n": 1, "a": "x" * 500}, {"n": 2, "a": "short"}]
     assert sorted(os.listdir(tmp_path)) == [
         ".lock",
         "config.json",
@@ -299,11 +355,12 @@ WRITER = """
 import itertools, sys
 from pruning_jax.lab import results
 run = results.open_run(sys.argv[1], {"seed": 0}, study="s")
-start = len(run.rows()) // 7
+Row, start = results.Row, -(-len(run.rows()) // 7)
 for call in itertools.count(start):
-    run.log(call=call, padding="x" * 3000)
-    run.forget(lambda record: record["call"] < call - 5)
-    run.add([{"call": call, "row": row, "padding": "x" * 300} for row in range(7)])
+    run.forget({"call": call - back} for back in (0, 6))
+    run.log({"call": call}, {"padding": "x" * 3000})
+    jobs = [{"call": call, "row": row} for row in range(7)]
+    run.add([Row(job, {"padding": "x" * 300}) for job in jobs if job not in run.table])
     run.write_claims([{"call": call, "padding": "x" * 5000}])
     print(call, flush=True)
 """
@@ -321,9 +378,9 @@ def test_killed_at_any_moment(tmp_path):
             assert not process.stderr.read()
         written = int(rest[-1]) if rest else written
         found = results.read(tmp_path / "run")
-        calls = len(found.results) // 7
-        assert calls in (written + 1, written + 2)
-        wanted = [(call, row) for call in range(calls) for row in range(7)]
+        count = len(found.results)
+        assert 7 * (written + 1) <= count <= 7 * (written + 2)
+        wanted = [divmod(number, 7) for number in range(count)]
         assert [(row["call"], row["row"]) for row in found.results] == wanted
         assert found.metrics[-1]["call"] in (written, written + 1)
         assert found.claims[0]["call"] in (written, written + 1)
@@ -343,14 +400,14 @@ def test_killed_while_starting(tmp_path):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "results.jsonl"])
 def test_a_torn_last_line_is_dropped_and_the_file_goes_on(tmp_path, name):
     with results.open_run(tmp_path / "run", {"a": 1}, study="s") as run:
-        run.add([{"x": 1}, {"x": 2}])
-        run.log(x=1)
-        run.log(x=2)
+        run.add([Row({"x": 1}, {}), Row({"x": 2}, {})])
+        run.log({"x": 1}, {})
+        run.log({"x": 2}, {})
     path = tmp_path / "run" / name
     path.write_bytes(path.read_bytes()[:-3])
     with results.open_run(tmp_path / "run", {"a": 1}, study="s") as run:
-        run.add([{"x": 3}])
-        run.log(x=3)
+        run.add([Row({"x": 3}, {})])
+        run.log({"x": 3}, {})
     found = results.read(tmp_path / "run")
     torn = {"metrics.jsonl": found.metrics, "results.jsonl": found.results}[name]
     assert torn == [{"x": 1}, {"x": 3}]

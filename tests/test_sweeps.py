@@ -17,12 +17,11 @@ import submitit  # noqa: F401  (it sets up logging, which within a test would cl
 
 from configs import digits, loss_modelling, mean_replacement, pruning_mechanism
 from launch import overrides, sweep
-from launch.sweeping import actions, commands, folders, gathering, slurm, tasks
+from launch.sweeping import actions, commands, folders, slurm, tasks
 from pruning_jax import studies
 from pruning_jax.lab import locks, records, results, status, sweeps
 from pruning_jax.studies.mean_replacement import grid
 from pruning_jax.studies.phases import Session
-from pruning_jax.studies.rows import identity
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = f"{ROOT / 'configs' / 'digits.py'}:smoke"
@@ -277,7 +276,7 @@ def test_gathered_rows_are_those_of_one_run_to_the_bit(ran):
     gathered = folder / "gathered"
     rows = lines(gathered / "results.jsonl")
     assert sorted(rows) == sorted(lines(whole / "results.jsonl")) and len(rows) == 2 * 3
-    assert [json.loads(row)["seed"] for row in rows] == [1, 1, 1, 2, 2, 2]
+    assert [json.loads(row)["job"]["seed"] for row in rows] == [1, 1, 1, 2, 2, 2]
     assert results.read(gathered).config == results.read(whole).config
     for name in ("claims.json", "figures/accuracy_by_sparsity.png"):
         assert (gathered / name).read_bytes() == (whole / name).read_bytes()
@@ -301,7 +300,9 @@ def test_a_config_file_is_found_by_runs_that_begin_elsewhere(tmp_path, monkeypat
 def test_what_was_done_again_is_gathered_again(ran, tmp_path):
     folder = shutil.copytree(ran[0], tmp_path / "sweep")
     path = folder / "runs" / folders.read(folder)["runs"][1]["name"] / "results.jsonl"
-    changed = [json.loads(line) | {"test_accuracy": 0.5} for line in lines(path)]
+    changed = [json.loads(line) for line in lines(path)]
+    for row in changed:
+        row["found"]["test_accuracy"] = 0.5
     path.write_text("".join(json.dumps(row) + "\n" for row in changed))
     assert actions.run(options(folder), threading.Event()) == 0
     rows = results.read(folder / "gathered").results
@@ -341,25 +342,9 @@ def test_the_status_view_names_every_run(ran, capsys):
         assert "finished" in line and "3 rows" in line and "workload.seeds=(" in line
 
 
-def test_rows_of_several_runs_are_joined_once_in_any_order():
-    rows = [{"phase": "p", "workload": "w", "seed": seed, "loss": 0.1 * seed} for seed in range(4)]
-    tables = [("a", rows[:3]), ("b", rows[2:])]
-    for order in itertools.permutations(tables):
-        joined = gathering.union(order)
-        assert sorted(joined, key=lambda row: row["seed"]) == rows
-
-
-def test_runs_that_differ_in_one_measurement_are_named():
-    row = {"phase": "p", "workload": "w", "seed": 1, "loss": 0.1, "accuracy": 0.5}
-    with pytest.raises(ValueError, match="runs a and b differ in loss of p w seed=1"):
-        gathering.union([("a", [row]), ("b", [row | {"loss": 0.2}])])
-
-
 @pytest.mark.parametrize("study", ["loss_modelling", "mean_replacement", "pruning_mechanism"])
 def test_no_two_rows_of_a_committed_study_are_one_measurement(study):
-    rows = records.read_lines(ROOT / "notebooks" / "results" / study / "results.jsonl")
-    units = {json.dumps(identity(row), sort_keys=True) for row in rows}
-    assert len(units) == len(rows) > 0
+    assert results.read(ROOT / "notebooks" / "results" / study).results
 
 
 # A sweep of stand-ins for runs, which end as a file beside the runs says.

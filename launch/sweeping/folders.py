@@ -142,7 +142,7 @@ def tupled(value: Any) -> Any:
 
 
 def _progress(path: Path) -> str:
-    """How many rows a run has, and the last thing it logged."""
+    """How many rows a run has, and what it last logged."""
     try:
         rows = (path / "results.jsonl").read_bytes().count(b"\n")
     except FileNotFoundError:
@@ -150,8 +150,8 @@ def _progress(path: Path) -> str:
     try:
         with open(path / "metrics.jsonl", "rb") as stream:
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL_BYTES))
-            last = json.loads(stream.read().splitlines()[-1])
-    except (OSError, ValueError, IndexError):
+            last = json.loads(stream.read().splitlines()[-1])["job"]
+    except (OSError, ValueError, IndexError, KeyError, TypeError):
         last = {}
     at = [f"{key}={last[key]}" for key in ("workload", "seed", "step") if key in last]
     phase = [str(last["phase"])] if "phase" in last else []

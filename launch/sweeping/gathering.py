@@ -1,39 +1,14 @@
 """Puts the rows of a sweep's runs into one run directory, and lets the study conclude."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from launch.sweeping.folders import Record, tupled
 from pruning_jax import studies
-from pruning_jax.lab import records, results, status
-from pruning_jax.studies.phases import Session, describe
-from pruning_jax.studies.rows import Row, identity
+from pruning_jax.lab import results, status, tables
+from pruning_jax.studies.phases import Session
 
 FOLDER = "gathered"
-
-
-def union(tables: Iterable[tuple[str, list[Row]]]) -> list[Row]:
-    """The rows of several runs in their order, each once.
-
-    Args:
-      tables: each run's name and rows.
-
-    Raises:
-      ValueError: two runs have measured one unit of work and found different values.
-    """
-    found: dict[tuple, tuple[str, Row]] = {}
-    for name, rows in tables:
-        for row in rows:
-            unit = identity(row)
-            key = tuple(sorted((column, repr(value)) for column, value in unit.items()))
-            before, first = found.setdefault(key, (name, row))
-            if repr(first) != repr(row):
-                columns = [column for column in row if repr(row[column]) != repr(first.get(column))]
-                raise ValueError(
-                    f"the runs {before} and {name} differ in {', '.join(columns)} of "
-                    f"{describe(unit)}; remove the directory of one of them and run it again"
-                )
-    return [row for _, row in found.values()]
 
 
 def gather(
@@ -52,10 +27,10 @@ def gather(
       The names of the runs that are not finished.
 
     Raises:
-      ValueError: no run is finished, or `union` refuses their rows.
+      ValueError: no run is finished, or two differ in what a job found.
       OSError: the folder cannot be written, or another process gathers.
     """
-    finished, rows = _finished(folder, content)
+    finished, lines = _finished(folder, content)
     if not finished:
         raise ValueError(f"no run of the sweep in {folder} is finished")
     config = tupled(content["base"])
@@ -64,7 +39,7 @@ def gather(
     missing = [run["name"] for run in content["runs"] if run["name"] not in finished]
     with results.open_run(folder / FOLDER, config, study=config["study"]) as run:
         status.write(run.path, "running")
-        run.write_rows(rows)
+        run.table.replace(lines)
         study.conclude(plan, Session(run, report))
         status.write(run.path, "stopped" if missing else "finished")
     return missing
@@ -72,14 +47,14 @@ def gather(
 
 def is_current(folder: Path, content: Record) -> bool:
     """Whether what was gathered is what `gather` would gather now, with no run missing."""
-    _, rows = _finished(folder, content)
-    there = records.read_lines(folder / FOLDER / "results.jsonl")
-    return status.read(folder / FOLDER).state == "finished" and repr(there) == repr(rows)
+    if status.read(folder / FOLDER).state != "finished":
+        return False
+    _, lines = _finished(folder, content)
+    return (folder / FOLDER / "results.jsonl").read_text("utf-8") == "".join(lines)
 
 
-def _finished(folder: Path, content: Record) -> tuple[list[str], list[Row]]:
-    """The names of the finished runs, and their rows."""
+def _finished(folder: Path, content: Record) -> tuple[list[str], list[str]]:
+    """The names of the finished runs, and their rows as lines."""
     paths = {run["name"]: folder / "runs" / run["name"] for run in content["runs"]}
     finished = [name for name, path in paths.items() if status.read(path).state == "finished"]
-    tables = ((name, records.read_lines(paths[name] / "results.jsonl")) for name in finished)
-    return finished, union(tables)
+    return finished, tables.union({name: paths[name] / "results.jsonl" for name in finished})

@@ -1,14 +1,14 @@
 """Strict JSON, records of one line each, and files that are written whole or not at all.
 
-A float that is not finite is written as the string "NaN", "Infinity" or "-Infinity", and those
-three strings are read back as floats.
+A float that is not finite is written as the string "NaN", "Infinity" or "-Infinity"; a string of
+those letters gets an apostrophe before it.
 """
 
 import errno
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ def encode(value: Any) -> Any:
         return encode(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if value is None or isinstance(value, str | bool | int | float):
+    if isinstance(value, str):
+        return f"'{value}" if value.lstrip("'") in _NON_FINITE else value
+    if value is None or isinstance(value, bool | int | float):
         return value
     raise ValueError(
         f"{value!r} is of type {type(value).__name__}, which JSON cannot hold; "
@@ -49,7 +51,9 @@ def decode(value: Any) -> Any:
         return {key: decode(item) for key, item in value.items()}
     if isinstance(value, list):
         return [decode(item) for item in value]
-    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+    if not isinstance(value, str) or value.lstrip("'") not in _NON_FINITE:
+        return value
+    return _NON_FINITE.get(value, value[1:])
 
 
 def dotted(value: Any, name: str) -> dict[str, str]:
@@ -72,6 +76,18 @@ def to_lines(records: Iterable[Mapping]) -> str:
     return "".join(map(to_json, records))
 
 
+def parse(text: bytes | str) -> Any:
+    """What JSON says.
+
+    Raises:
+      ValueError: it is not JSON, or nested too deeply to be read.
+    """
+    try:
+        return decode(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_json(path: Path, default: Any) -> Any:
     """The content of a JSON file, or `default` where there is none.
 
@@ -79,7 +95,7 @@ def read_json(path: Path, default: Any) -> Any:
       ValueError: the file is not JSON.
     """
     try:
-        content = decode(json.loads(path.read_bytes()))
+        content = parse(path.read_bytes())
         if default is not None and not isinstance(content, type(default)):
             raise ValueError(f"it holds a {type(content).__name__}")
         return content
@@ -104,7 +120,7 @@ def read_lines(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = decode(json.loads(line))
+            record = parse(line)
             if not isinstance(record, dict):
                 raise ValueError("it is no record")
             records.append(record)
@@ -115,41 +131,36 @@ def read_lines(path: Path) -> list[Record]:
     return records
 
 
-def append_line(path: Path, record: Mapping) -> None:
-    """Appends one record in one write.
+def append(path: Path, lines: str, *, synced: bool = False) -> None:
+    """Appends lines in one write, and waits for the disk where they are to be `synced`.
 
     Raises:
-      ValueError: the record is not JSON.
       OSError: the disk is full, read-only or fails; the file is as it was.
     """
-    data = to_json(record).encode()
+    data = lines.encode()
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             before = os.fstat(descriptor).st_size
-            if os.write(descriptor, data) < len(data):
+            try:
+                if os.write(descriptor, data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if synced:
+                    os.fsync(descriptor)
+            except OSError:
                 os.ftruncate(descriptor, before)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise
         finally:
             os.close(descriptor)
     except OSError as error:
         raise unwritten(path, error) from error
 
 
-def keep_lines(path: Path, predicate: Callable[[Record], bool]) -> int:
-    """Drops the records for which `predicate` is false, all at once, and returns how many."""
-    found = read_lines(path)
-    kept = [record for record in found if predicate(record)]
-    if len(kept) < len(found):
-        write_whole(path, to_lines(kept))
-    return len(found) - len(kept)
-
-
 def drop_torn_line(path: Path) -> None:
     """Drops a last line that was cut short by a kill."""
     content = path.read_bytes() if path.exists() else b""
     if content and not content.endswith(b"\n"):
-        write_whole(path, content[: content.rfind(b"\n") + 1])
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:

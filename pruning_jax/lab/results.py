@@ -1,14 +1,15 @@
 """The run directory: what a study writes, and how it is read back.
 
     config.json     {"config", "study", "versions", "devices", "git": [...], "started": [...]}
-    metrics.jsonl   one record a line while it runs
-    results.jsonl   the study's long table, one measurement a line
+    metrics.jsonl   a row an epoch of every training
+    results.jsonl   the study's long table, a row a job
     claims.json     the list of claims
     status.json     how the run stands, written by `status`
     figures/        .svg and .png
     checkpoints/    written by `checkpointing`
 
-Every file is strict JSON; `records` says how it holds floats that are not finite.
+Every file is strict JSON; `records` says how it holds floats that are not finite, and `tables` what
+a row is.
 """
 
 import datetime
@@ -16,12 +17,13 @@ import errno
 import io
 import os
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pruning_jax.lab import environment, locks, processes, records, status
+from pruning_jax.lab import environment, locks, processes, records, status, tables
 from pruning_jax.lab.records import Record, write_whole
+from pruning_jax.lab.tables import Job, Row
 
 _TAKEN = "a run is going on in this work directory; wait for it or choose another"
 
@@ -31,8 +33,8 @@ class Results(NamedTuple):
 
     Attributes:
       config: the resolved config.
-      metrics: the records of metrics.jsonl.
-      results: the rows of results.jsonl.
+      metrics: the rows of metrics.jsonl, the job and what it found in one record each.
+      results: those of results.jsonl.
       claims: the list of claims.json.
       provenance: the rest of config.json: study, versions, devices, git, started.
     """
@@ -43,6 +45,11 @@ class Results(NamedTuple):
     claims: list[Record]
     provenance: Record
 
+    @property
+    def table(self) -> Any:
+        """The rows of results.jsonl as a `pandas.DataFrame`."""
+        return tables.frame(self.results)
+
 
 class Run:
     """A run directory that this process holds, from `open_run` until `close`.
@@ -52,11 +59,15 @@ class Run:
     Attributes:
       path: the directory.
       checkpoints: where `checkpointing` writes.
+      table: results.jsonl.
+      metrics: metrics.jsonl.
     """
 
     def __init__(self, path: Path, lock: int | None) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self.table = tables.Table(path / "results.jsonl")
+        self.metrics = tables.Table(path / "metrics.jsonl")
         self._release = (lambda: None) if lock is None else weakref.finalize(self, os.close, lock)
 
     def __enter__(self) -> "Run":
@@ -69,41 +80,34 @@ class Run:
         """Lets another process open the directory."""
         self._release()
 
-    def log(self, **record: Any) -> None:
-        """Appends one record to metrics.jsonl; no process waits for another.
+    def log(self, job: Job, found: Record) -> None:
+        """Appends one row to metrics.jsonl; no process waits for another.
 
         Raises:
-          ValueError: a value that JSON cannot hold.
-          OSError: the disk is full or fails; the file is as it was.
+          ValueError, OSError: as `tables.Table.add`.
         """
-        if processes.is_first():
-            records.append_line(self.path / "metrics.jsonl", record)
+        self.metrics.add([Row(job, found)])
 
-    @processes.first_alone
-    def forget(self, predicate: Callable[[Record], bool]) -> int:
-        """Drops the metrics for which `predicate` is true, all at once, and returns how many."""
-        return records.keep_lines(self.path / "metrics.jsonl", lambda record: not predicate(record))
+    def forget(self, jobs: Iterable[Job]) -> None:
+        """Drops the metrics of jobs, all at once."""
+        jobs = list(jobs)
+        processes.together(lambda: self.metrics.forget(jobs))
+        self.metrics.forget(jobs)
 
     def rows(self) -> list[Record]:
-        """The rows of results.jsonl."""
-        return records.read_lines(self.path / "results.jsonl")
+        """The rows of results.jsonl, the job and what it found in one record each."""
+        return self.table.rows()
 
-    @processes.first_alone
-    def add(self, rows: Iterable[Record]) -> None:
-        """Appends `rows` to results.jsonl, all or none.
+    def add(self, rows: Iterable[Row]) -> None:
+        """Appends `rows` to results.jsonl.
 
         Raises:
-          ValueError: a value that JSON cannot hold.
-          OSError: the disk is full or fails; the file is as it was.
+          ValueError, OSError: as `tables.Table.add`.
         """
-        path = self.path / "results.jsonl"
-        before = path.read_bytes() if path.exists() else b""
-        write_whole(path, before + records.to_lines(rows).encode())
-
-    @processes.first_alone
-    def write_rows(self, rows: Iterable[Record]) -> None:
-        """Writes results.jsonl anew, whole or not at all."""
-        write_whole(self.path / "results.jsonl", records.to_lines(rows))
+        rows = list(rows)
+        processes.together(lambda: self.table.add(rows))
+        if not processes.is_first():
+            self.table.add(rows)
 
     @processes.first_alone
     def write_claims(self, claims: Iterable[Record]) -> None:
@@ -183,8 +187,8 @@ def read(workdir: str | os.PathLike) -> Results:
     provenance = records.read_json(path / "config.json", {})
     return Results(
         config=provenance.pop("config", {}),
-        metrics=records.read_lines(path / "metrics.jsonl"),
-        results=records.read_lines(path / "results.jsonl"),
+        metrics=[row.flat() for row in tables.read(path / "metrics.jsonl")],
+        results=[row.flat() for row in tables.read(path / "results.jsonl")],
         claims=records.read_json(path / "claims.json", []),
         provenance=provenance,
     )

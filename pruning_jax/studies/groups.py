@@ -20,7 +20,6 @@ from pruning_jax.studies.phases import (
     Session,
     describe,
     folder_name,
-    matches,
     measure,
     record,
     save,
@@ -154,9 +153,8 @@ def _train(
     validation = replicates.stack_on_host([dataset.validation for dataset in datasets])
     processes.require_same(step=taken)
     steps = examples.labels.shape[1] // task.recipe.batch_size
-    run.forget(
-        lambda record: record.get("step", 0) > taken and any(matches(record, u) for u in units)
-    )
+    ends = range(steps, task.recipe.epochs * steps + 1, steps)
+    run.forget(unit | {"step": step} for unit in units for step in ends if step > taken)
     saved = time.monotonic()
 
     def due() -> bool:
@@ -229,4 +227,4 @@ def _latest(
 def _log(run: results.Run, units: list[Row], step: int, record: dict[str, np.ndarray]) -> None:
     for replicate, unit in enumerate(units):
         figures = {key: float(values[replicate]) for key, values in record.items()}
-        run.log(**unit, step=step, **figures)
+        run.log(unit | {"step": step}, figures)

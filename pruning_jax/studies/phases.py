@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from pruning_jax import data, evaluation
-from pruning_jax.lab import checkpointing, processes, results
+from pruning_jax.lab import checkpointing, processes, results, tables
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Params
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
+
+describe, folder_name = tables.name, tables.folder
 
 Row = dict[str, Any]
 Item = TypeVar("Item")
@@ -71,9 +73,9 @@ def matches(row: Row, unit: Row) -> bool:
 
 def pending(run: results.Run, units: Iterable[Row], kept: Iterable[Row] = ()) -> list[Row]:
     """The units of work to do: those without a row, or among `kept` without a whole checkpoint."""
-    rows, kept = run.rows(), list(kept)
+    kept = list(kept)
     found = [
-        unit for unit in units if not _has(rows, unit) or (unit in kept and not _whole(run, unit))
+        unit for unit in units if unit not in run.table or (unit in kept and not _whole(run, unit))
     ]
     processes.require_same(pending=found)
     return found
@@ -92,14 +94,13 @@ def _whole(run: results.Run, unit: Row) -> bool:
 
 
 def record(run: results.Run, rows: Iterable[Row], units: Iterable[Row]) -> None:
-    """Adds the rows of units, all or none, but for those that are there."""
-    there = run.rows()
-    new = [row for row, unit in zip(rows, units, strict=True) if not _has(there, unit)]
+    """Adds the rows of units, but for those that are there."""
+    new = [
+        tables.Row(unit, {name: value for name, value in row.items() if name not in unit})
+        for row, unit in zip(rows, units, strict=True)
+        if unit not in run.table
+    ]
     run.add(new)
-
-
-def _has(rows: list[Row], unit: Row) -> bool:
-    return any(matches(row, unit) for row in rows)
 
 
 def rows_of(rows: Iterable[Row], units: Iterable[Row]) -> list[Row]:
@@ -116,24 +117,6 @@ def rows_of(rows: Iterable[Row], units: Iterable[Row]) -> list[Row]:
             raise LookupError(f"no row for {describe(unit)}")
         found.append(row)
     return found
-
-
-def folder_name(unit: Row) -> str:
-    """The place of a unit's checkpoint: ``phase/workload/...``, every value in its name."""
-    return "/".join([unit["phase"], unit["workload"], ",".join(_values(unit))])
-
-
-def describe(unit: Row) -> str:
-    """A unit of work in a line."""
-    return " ".join([unit["phase"], unit["workload"], *_values(unit)])
-
-
-def _values(unit: Row) -> list[str]:
-    return [
-        f"{key}={value:.15g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in unit.items()
-        if key not in ("phase", "workload")
-    ]
 
 
 def measure(workload: Workload, variables: Params, dataset: data.Dataset) -> Row:
