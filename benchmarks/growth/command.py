@@ -1,6 +1,6 @@
 """How time and memory grow: with parameters, examples, replicates, points, and devices.
 
-    python -m benchmarks.growth [--quick] [--json FILE]
+    python -m benchmarks.growth [--quick]
 
 Every operation of `operations` runs at growing sizes, in one process, on one device. The sizes of a
 series take turns, and exponents are fitted to what the turns took (see `exponents`). For the
@@ -12,8 +12,6 @@ of each device.
 Memory is XLA's `memory_analysis`, the largest of the programs that an operation compiles: what it
 reads, writes and holds at once on a device. On CPU masks are selected by the host, so theirs is the
 peak RSS of a fresh process, above what it held before.
-
-``--json FILE`` writes the figures, from which `benchmarks.projection` makes docs/scaling.md.
 """
 
 import argparse
@@ -23,7 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -167,7 +164,6 @@ def main(argv: Sequence[str] = ()) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a few small sizes, to see that it runs"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures are written")
     given = parser.parse_args(argv)
     start = time.monotonic()
     found = alone(given.quick)
@@ -176,5 +172,3 @@ def main(argv: Sequence[str] = ()) -> None:
     found["seconds"] = round(time.monotonic() - start)
     for text in (tables.where(found), tables.growth(found), tables.devices(found)):
         print(text, end="\n\n")
-    if given.json:
-        given.json.write_text(tables.encoded(found), "utf-8")

@@ -1,6 +1,5 @@
-"""The figures of `benchmarks.growth` as Markdown tables, and as JSON a line a series."""
+"""The figures of `benchmarks.growth` as Markdown tables."""
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -18,18 +17,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Cells as a Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def encoded(figures: Figures) -> str:
-    """Figures as JSON, a series a line."""
-    parts = []
-    for name, value in figures.items():
-        if isinstance(value, list):
-            lines = ",\n".join("  " + json.dumps(each) for each in value)
-            parts.append(f"{json.dumps(name)}: [\n{lines}\n ]")
-        else:
-            parts.append(f"{json.dumps(name)}: {json.dumps(value)}")
-    return "{\n " + ",\n ".join(parts) + "\n}\n"
 
 
 def number(value: float) -> str:
