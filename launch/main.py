@@ -13,7 +13,7 @@ from launch import display, hosts, stopping
 from launch.overrides import parse
 from pruning_jax import studies
 from pruning_jax.lab import meshes, processes, results, status
-from pruning_jax.studies.phases import Session, Stopped
+from pruning_jax.lab.jobs import Lab, Stopped
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The study's config.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -48,7 +48,7 @@ def _run(asked: Callable[[], bool]) -> None:
             plan = study.build(config)
             opened = results.open_run(WORKDIR.value, config, study=config["study"])
             with opened as run, _told(run.path):
-                study.run(plan, Session(run, report, asked))
+                study.run(plan, Lab(run, report, asked))
     except Stopped as stop:
         if processes.is_first():
             print(f"stopped after {stop}; the same command continues", file=sys.stderr)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pruning_jax.studies.loss_modelling import units
+from pruning_jax.studies.loss_modelling import prunings as units
 
 LOSS_GAPS = {"magnitude": 2.02, "obd": 1.83, "linear": 1.17, "quadratic": 1.05, "random": 2.3}
 ERROR_GAPS = {"magnitude": 2.4, "obd": 2.0, "linear": 1.9, "quadratic": 1.9}
@@ -67,7 +67,7 @@ def run(work, *, gap=loss_gap, error_gaps=ERROR_GAPS, random_accuracy=0.1, noise
         accuracies = {"validation_accuracy": accuracy, "test_accuracy": accuracy}
         return unit | accuracies | {"phase": "retrained", "best_epoch": 100}
 
-    rows += [pruned(unit) for unit in units.tuning_units(work)]
-    rows += [pruned(unit) for unit in units.test_units(work, rows)]
-    rows += [retrained(unit) for unit in units.selected_units(work, rows)]
+    rows += [pruned(unit) for unit in units.tuning_jobs(work)]
+    rows += [pruned(unit) for unit in units.test_jobs(work, rows)]
+    rows += [retrained(unit) for unit in units.selected_jobs(work, rows)]
     return rows

@@ -71,8 +71,8 @@ def get_config(variant: str) -> ConfigDict:
 RUN = """
 from absl import app
 from launch import main
-from pruning_jax.studies import phases
-phases.SECONDS_BETWEEN_CHECKPOINTS = 0.2
+from pruning_jax.lab import jobs
+jobs.SECONDS_BETWEEN_CHECKPOINTS = 0.2
 app.run(main.main, flags_parser=main.parse)
 """
 

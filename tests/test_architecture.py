@@ -17,6 +17,7 @@ GROUPS = (
     {"curvature", "criteria", "replacement", "models", "saving", "exporting", "onnx"},
     {"pruning", "training", "evaluation"},
     {"retraining", "analysis"},
+    {"lab.jobs", "lab.trainings"},
     {"studies"},
     {"launch"},
 )
@@ -25,7 +26,7 @@ WRITING = {
 }
 OUTPUT = WRITING | {"lab.checkpointing", "measurements", "figures"}
 OUTPUT_READ = GROUPS[0] | OUTPUT
-STUDIES = len(GROUPS) - 2
+LAB = len(GROUPS) - 3
 ONLY_IN = {
     "flax": "pruning_jax/models",
     "orbax": "pruning_jax/lab/checkpointing",
@@ -110,7 +111,7 @@ def forbidden(own, rooms):
     if own in OUTPUT:
         return rooms - OUTPUT_READ
     above = {a for a in rooms - OUTPUT if rank(a) > rank(own)}
-    return above | (rooms & OUTPUT if rank(own) < STUDIES else set())
+    return above | (rooms & OUTPUT if rank(own) < LAB else set())
 
 
 def rooms_with_modules():

@@ -10,8 +10,8 @@ from loss_modelling_rows import ERROR_GAPS, LOSS_GAPS, run, workload
 from matplotlib.figure import Figure
 
 from pruning_jax import figures, measurements, units
+from pruning_jax.studies.loss_modelling.prunings import select
 from pruning_jax.studies.loss_modelling.published import PUBLISHED
-from pruning_jax.studies.loss_modelling.units import select
 
 KINDS = ("step_penalty", "stages", "fine_tuning", "early_stopping")
 

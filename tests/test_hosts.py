@@ -21,8 +21,8 @@ EAGER = """
 import sys
 from absl import app
 from launch import main
-from pruning_jax.studies import phases
-phases.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+from pruning_jax.lab import jobs
+jobs.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 app.run(main.main, flags_parser=main.parse)
 """
 

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from configs import digits, loss_modelling
-from pruning_jax import studies
+from pruning_jax import measurements, studies
 from pruning_jax.criteria import WEIGHT_CRITERIA
-from pruning_jax.lab import checkpointing, replicates, results
-from pruning_jax.studies import phases
+from pruning_jax.lab import checkpointing, jobs, replicates, results
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -25,8 +24,8 @@ EAGER = """
 import sys
 from absl import app
 from launch import main
-from pruning_jax.studies import phases
-phases.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+from pruning_jax.lab import jobs
+jobs.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 app.run(main.main, flags_parser=main.parse)
 """
 
@@ -121,7 +120,7 @@ def test_the_pruned_network_has_the_row_s_sparsity(compared):
         note = checkpointing.metadata(path)
         kernels = checkpointing.load(path)["variables"]["params"]
         zeros = sum(int((layer["kernel"] == 0).sum()) for layer in kernels.values())
-        assert zeros == note["removed"]
+        assert zeros == note["found"]["removed"] and note["job"]["phase"] == "pruned"
 
 
 def test_another_config_in_the_directory_is_refused_naming_the_field(compared):
@@ -137,7 +136,7 @@ def test_another_config_in_the_directory_is_refused_naming_the_field(compared):
 def test_a_damaged_checkpoint_of_the_middle_is_named_and_the_one_before_is_used(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(phases, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(jobs, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     config = digits.get_config("smoke").to_dict()
     config["workload"]["criteria"] = ("magnitude",)
     study = studies.find("comparison")
@@ -148,15 +147,15 @@ def test_a_damaged_checkpoint_of_the_middle_is_named_and_the_one_before_is_used(
         if name == "damaged":
             stopping = _Stop(after=4)
             with pytest.raises(KeyboardInterrupt):
-                study.run(plan, phases.Session(run, stopping))
+                study.run(plan, jobs.Lab(run, stopping))
             middle = next((tmp_path / name / "checkpoints" / "training").glob("*/*/*"))
             newest = max(middle.glob("[0-9]*"))
             largest = max((p for p in newest.rglob("*") if p.is_file()), key=os.path.getsize)
             os.truncate(largest, os.path.getsize(largest) // 2)
             with pytest.warns(checkpointing.DamagedCheckpoint, match=newest.name):
-                study.run(plan, phases.Session(run, lambda *_: None))
+                study.run(plan, jobs.Lab(run, lambda *_: None))
         else:
-            study.run(plan, phases.Session(run, lambda *_: None))
+            study.run(plan, jobs.Lab(run, lambda *_: None))
         run.close()
         outcomes.append((tmp_path / name / "results.jsonl").read_text())
     assert outcomes[0] == outcomes[1]
@@ -170,13 +169,13 @@ def test_replicates_together_give_the_rows_of_replicates_in_turn(tmp_path, monke
         if name == "together":
             monkeypatch.setattr(replicates, "groups", lambda items, need: [items] if items else [])
         with results.open_run(tmp_path / name, config, study="comparison") as run:
-            study.run(study.build(config), phases.Session(run, lambda *_: None))
+            study.run(study.build(config), jobs.Lab(run, lambda *_: None))
             tables.append(run.rows())
     in_turn, together = tables
     assert len(in_turn) == len(together) == 6
     for row in in_turn:
         unit = {key: row[key] for key in ("phase", "seed")}
-        (other,) = phases.rows_of(together, [unit])
+        (other,) = measurements.rows_of(together, [unit])
         for split in ("train", "validation", "test"):
             assert row[f"{split}_loss"] == pytest.approx(other[f"{split}_loss"], rel=1e-3)
 
@@ -186,7 +185,7 @@ def test_a_damaged_network_is_named_and_made_again(tmp_path):
     config["workload"] |= {"criteria": ("magnitude",), "sparsities": (0.5,)}
     study = studies.find("comparison")
     with results.open_run(tmp_path / "run", config, study="comparison") as run:
-        plan, session = study.build(config), phases.Session(run, lambda *_: None)
+        plan, session = study.build(config), jobs.Lab(run, lambda *_: None)
         study.run(plan, session)
         rows, kept = run.rows(), networks(tmp_path / "run")
         path = run.checkpoints / "pretrained" / "comparison" / "seed=1"

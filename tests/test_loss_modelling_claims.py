@@ -12,7 +12,7 @@ from pruning_jax.analysis import claims, statistics
 from pruning_jax.studies.loss_modelling import claims as study_claims
 from pruning_jax.studies.loss_modelling import findings, tables
 from pruning_jax.studies.loss_modelling.gaps import random_cost, spread
-from pruning_jax.studies.loss_modelling.units import select
+from pruning_jax.studies.loss_modelling.prunings import select
 
 ALL = ("L1", "L2", "L3", "L4", "L5")
 

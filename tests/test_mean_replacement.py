@@ -21,8 +21,10 @@ from pruning_jax import (
     trees,
     units,
 )
-from pruning_jax.lab import checkpointing, records, results
-from pruning_jax.studies import mean_replacement, phases, pretrained
+from pruning_jax.lab import checkpointing, jobs, results
+from pruning_jax.measurements import where
+from pruning_jax.studies import mean_replacement
+from pruning_jax.studies import networks as shared
 from pruning_jax.studies.mean_replacement import fine_tuned, grid, regression, scoring
 
 STUDY = studies.find("mean_replacement")
@@ -47,7 +49,7 @@ def quiet(*_):
 def run_in(workdir, report=quiet, config=None):
     config = config or tiny()
     with results.open_run(workdir, config, study="mean_replacement") as run:
-        session = phases.Session(run, report)
+        session = jobs.Lab(run, report)
         plan = STUDY.build(config)
         STUDY.run(plan, session)
         return plan[0], session, run.rows()
@@ -75,14 +77,13 @@ def finished(tmp_path_factory):
 
 
 def of_phase(rows, phase, **columns):
-    return [row for row in rows if phases.matches(row, {"phase": phase} | columns)]
+    return where(rows, phase=phase, **columns)
 
 
 def network(finished, step):
     """graph, variables, examples, scores of the network of a step."""
     workload, session, _ = finished
-    unit = pretrained.unit_of(workload, 3, step=step)
-    variables = pretrained.load_variables(session, unit)
+    variables = session.kept(shared.dense_job(workload, 3, step=step))
     examples = scoring.draw(workload, workload.load(3), 3)
     graph = grid.graph_of(workload)
     scored = scoring.score(workload, graph, variables, examples, seed=3, step=step)
@@ -236,11 +237,12 @@ def test_a_stop_keeps_every_run_of_a_group_that_is_fine_tuned(finished, tmp_path
 
     monkeypatch.setattr(fine_tuned, "train", train)
     monkeypatch.setattr(fine_tuned.replicates, "groups", lambda runs, need: [runs])
-    before = [row for row in rows if row["phase"] != "fine_tuned"]
-    (workdir / "results.jsonl").write_text(records.to_lines(before))
+    lines = (workdir / "results.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["job"]["phase"] != "fine_tuned"]
+    (workdir / "results.jsonl").write_text("".join(kept))
     with results.open_run(workdir, results.read(workdir).config, study="mean_replacement") as run:
-        with pytest.raises(phases.Stopped):
-            fine_tuned.fine_tune(phases.Session(run, lambda *_: None, lambda: asked), workload)
+        with pytest.raises(jobs.Stopped):
+            fine_tuned.fine_tune(jobs.Lab(run, lambda *_: None, lambda: asked), workload)
         assert len(of_phase(run.rows(), "fine_tuned")) == len(of_phase(rows, "fine_tuned"))
 
 
@@ -264,7 +266,7 @@ def stopping(function, after):
 @pytest.mark.parametrize(("where", "after"), [("score", 7), ("score", 12), ("report", 9)], ids=str)
 def test_an_interrupted_run_ends_like_a_whole_one(finished, tmp_path, monkeypatch, where, after):
     """Interrupted in the middle of an epoch, between probes, and between fine-tuning runs."""
-    monkeypatch.setattr(phases, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(jobs, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     monkeypatch.setattr(mean_replacement.figures, "mean_replacement", lambda rows: {})
     with monkeypatch.context() as patch, pytest.raises(_Stop):
         if where == "score":

@@ -22,9 +22,10 @@ from pruning_jax import (
     units,
 )
 from pruning_jax.analysis import utility
-from pruning_jax.lab import checkpointing, replicates, results
+from pruning_jax.lab import checkpointing, jobs, replicates, results, tables
+from pruning_jax.measurements import where
 from pruning_jax.recipes import Recipe
-from pruning_jax.studies import phases, pruning_mechanism
+from pruning_jax.studies import pruning_mechanism
 from pruning_jax.studies.pruning_mechanism import arms, networks, surfaces, used
 from pruning_jax.types import Batch
 
@@ -84,7 +85,7 @@ def quiet(*_):
 
 def run_in(workdir, config, report=quiet):
     with results.open_run(workdir, config, study="pruning_mechanism") as run:
-        session = phases.Session(run, report)
+        session = jobs.Lab(run, report)
         (workload,) = plan = STUDY.build(config)
         STUDY.run(plan, session)
         return workload, session, run.rows()
@@ -111,14 +112,14 @@ def finished(tmp_path_factory):
 
 
 def of_phase(rows, phase, **columns):
-    return [row for row in rows if phases.matches(row, {"phase": phase} | columns)]
+    return where(rows, phase=phase, **columns)
 
 
 def network(finished, phase="network", **columns):
     """row, variables, masks of a network that a run kept."""
     workload, session, rows, *_ = finished
     (row,) = of_phase(rows, phase, **columns)
-    unit = networks.unit_of(workload, SEED, phase, **columns)
+    unit = networks.job_of(workload, SEED, phase, **columns)
     return row, *networks.load(session, unit)
 
 
@@ -262,7 +263,7 @@ def test_rewound_weights_are_those_of_the_epoch(finished):
     workload, session, _, _ = finished
     row, _, kept = network(finished, "pruned", **cycle("weight_rewinding", 1, "rewound"))
     assert row["removed"] == round(0.4 * PRUNABLE)
-    unit = networks.unit_of(workload, SEED, **DENSE)
+    unit = networks.job_of(workload, SEED, **DENSE)
     first = networks.snapshot_of(session, unit, 1)
     assert np.abs(flat(first) - flat(network(finished, **DENSE)[1])).max() > 1e-3
     row, retrained, _ = network(finished, **cycle("weight_rewinding", 1, "rewound"))
@@ -325,7 +326,7 @@ def test_utilities_are_those_of_brute_force(finished, monkeypatch):
     for row in of_phase(rows, "utility"):
         named = ("phase", "workload", "seed", "network", "density", "schedules")
         unit = {name: row[name] for name in (*named, "epoch", "among", "ratio") if name in row}
-        assert row == unit | used._utilities(session, workload, unit, examples)
+        assert row == unit | used.utilities(session, workload, unit, examples)
         variables, ablations, batch = seen[-1]
         kept = allowed(finished, row)
         assert row["weights"] == kept.sum() and len(ablations) == row["subsets"] == 4
@@ -371,7 +372,7 @@ def test_utilities_during_training_are_of_the_epoch(finished):
     workload, session, rows, _ = finished
     (row,) = of_phase(rows, "utility", epoch=1, ratio=0.1)
     (last,) = of_phase(rows, "utility", epoch="last", among=1.0, ratio=0.1, **DENSE)
-    snapshot = networks.snapshot_of(session, networks.unit_of(workload, SEED, **DENSE), 1)
+    snapshot = networks.snapshot_of(session, networks.job_of(workload, SEED, **DENSE), 1)
     batch = used.examples_of(workload, SEED, workload.load(SEED))
     assert row["unablated_accuracy"] == pytest.approx(measured(snapshot, batch)[1])
     assert row["subset_size"] == last["subset_size"] == round(0.1 * PRUNABLE)
@@ -464,7 +465,7 @@ def test_an_interrupted_run_ends_like_a_whole_one(finished, tmp_path, monkeypatc
 
     It is a part of the whole run, which gives the same rows of it.
     """
-    monkeypatch.setattr(phases, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(jobs, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     config = tiny(arms={"weight": tiny()["workloads"]["tiny"]["arms"]["weight"]})
     config["workloads"]["tiny"] |= empty("sizes", "one_shot", "paths")
     config["workloads"]["tiny"]["arms"]["weight"] |= {"regimes": ("fine_tuning",)}
@@ -510,11 +511,11 @@ def test_what_is_finished_is_not_done_again_but_where_it_is_damaged(finished, tm
     seen, expected = [], {}
     assert run_in(tmp_path / "run", tiny(), lambda *report: seen.append(report))[2] == rows
     assert not seen and (tmp_path / "run" / "results.jsonl").stat().st_mtime_ns == stamp
-    trained = [networks.unit_of(workload, SEED, **DENSE)]
-    trained.append(networks.unit_of(workload, SEED, **cycle("fine_tuning", 2)))
-    pruned = networks.unit_of(workload, SEED, "pruned", **cycle("learning_rate_rewinding", 2))
+    trained = [networks.job_of(workload, SEED, **DENSE)]
+    trained.append(networks.job_of(workload, SEED, **cycle("fine_tuning", 2)))
+    pruned = networks.job_of(workload, SEED, "pruned", **cycle("learning_rate_rewinding", 2))
     for unit in (*trained, pruned):
-        folder = tmp_path / "run" / "checkpoints" / phases.folder_name(unit)
+        folder = tmp_path / "run" / "checkpoints" / tables.folder(unit)
         expected[folder] = checkpointing.load(folder)
         largest = max(folder.rglob("*"), key=lambda file: file.stat().st_size * file.is_file())
         largest.write_bytes(largest.read_bytes()[:-1] + b"?")
@@ -523,7 +524,8 @@ def test_what_is_finished_is_not_done_again_but_where_it_is_damaged(finished, tm
     assert found[2] == rows
     for folder, tree in expected.items():
         assert_same(checkpointing.load(folder), tree)
-    assert seen == [phases.describe(unit) for unit in trained for _ in range(2)]
+    again = [tables.name(job) for job in trained for _ in range(2)]
+    assert seen == [*again, tables.name(pruned)]
 
 
 def test_a_study_of_nothing_trains_the_dense_networks(finished, tmp_path):
@@ -797,7 +799,7 @@ def test_the_variants_describe_studies_that_exist(variant, monkeypatch):
             *used.of_sizes(workload, 1),
             *used.of_one_shot(workload, 1),
         ]
-        assert len(asked) == len({phases.describe(unit) for unit in asked}) > 0
+        assert len(asked) == len({tables.name(unit) for unit in asked}) > 0
         ratios = workload.settings["sizes"].get("ratios", ())
         densities = workload.settings["sizes"].get("densities", ())
         numbers = workload.settings["sizes"].get("numbers", ())

@@ -48,13 +48,13 @@ import json, sys
 from launch import overrides
 from pruning_jax import studies
 from pruning_jax.lab import results
-from pruning_jax.studies.phases import Session
+from pruning_jax.lab.jobs import Lab
 
 for folder, file, changes in json.loads(sys.argv[1]):
     config = overrides.parsed(overrides.load(file)[1], changes).to_dict()
     study = studies.find(config["study"])
     with results.open_run(folder, config, study=config["study"]) as run:
-        study.run(study.build(config), Session(run, lambda *_: None))
+        study.run(study.build(config), Lab(run, lambda *_: None))
 """
 
 

@@ -12,7 +12,7 @@ from launch import overrides
 from launch.sweeping import actions, commands
 from pruning_jax import studies
 from pruning_jax.lab import results, status
-from pruning_jax.studies.phases import Session
+from pruning_jax.lab.jobs import Lab
 
 KILLS = 3
 
@@ -24,7 +24,7 @@ def run_here(job, _):
     study = studies.find(config["study"])
     with results.open_run(job.workdir, config, study=config["study"]) as run:
         status.write(run.path, "running")
-        study.run(study.build(config), Session(run, lambda *_: None))
+        study.run(study.build(config), Lab(run, lambda *_: None))
         status.write(run.path, "finished")
     return commands.FINISHED
 

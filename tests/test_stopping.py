@@ -18,8 +18,7 @@ from ml_collections import ConfigDict
 from configs import digits
 from launch import overrides, stopping
 from pruning_jax import studies
-from pruning_jax.lab import checkpointing, results, status
-from pruning_jax.studies import phases
+from pruning_jax.lab import checkpointing, jobs, results, status
 
 ROOT = Path(__file__).parents[1]
 FILES = ("results.jsonl", "metrics.jsonl", "claims.json")
@@ -36,9 +35,9 @@ def config_of():
     return config
 
 
-def run_in(workdir, config, stopping=phases.never):
+def run_in(workdir, config, stopping=jobs.never):
     with results.open_run(workdir, config, study="comparison") as run:
-        STUDY.run(STUDY.build(config), phases.Session(run, lambda *_: None, stopping))
+        STUDY.run(STUDY.build(config), jobs.Lab(run, lambda *_: None, stopping))
 
 
 def files(workdir):
@@ -84,7 +83,7 @@ def test_a_study_stopped_at_any_question_ends_like_an_uninterrupted_one(whole, t
         try:
             run_in(stopped, config_of(), Asked(chance.randint(3, 9)))
             finished = True
-        except phases.Stopped as stop:
+        except jobs.Stopped as stop:
             places.append(str(stop))
     assert_same(stopped, whole)
     assert {place.split()[0] for place in places} == {"pretrained", "pruned", "retrained"}
@@ -94,7 +93,7 @@ def test_a_study_stopped_at_any_question_ends_like_an_uninterrupted_one(whole, t
 ON_OTHER_DEVICES = """
 import contextlib, json, pathlib, sys
 from pruning_jax.lab import meshes
-from pruning_jax.studies import groups, phases
+from pruning_jax.lab import jobs, trainings
 from tests.test_stopping import Asked, config_of, run_in
 
 folder, config, begun = pathlib.Path(sys.argv[1]), config_of(), []
@@ -102,15 +101,15 @@ config["workload"] |= {"seeds": (1, 2, 3), "stages": 1}
 with meshes.use(meshes.make(1)):
     run_in(folder / "whole", config)
 
-def reached(run, units, starts, real=groups._reached):
-    step, progress = real(run, units, starts)
-    begun[-1].append([len(units), step])
+def reached(lab, held, members, starts, real=trainings.reached):
+    step, progress = real(lab, held, members, starts)
+    begun[-1].append([len(members), step])
     return step, progress
 
-groups._reached = reached
+trainings.reached = reached
 for devices, questions in [(4, 8), (1, 3), (2, 9999)]:
     begun.append([])
-    with meshes.use(meshes.make(devices)), contextlib.suppress(phases.Stopped):
+    with meshes.use(meshes.make(devices)), contextlib.suppress(jobs.Stopped):
         run_in(folder / "moved", config, Asked(questions))
 print(json.dumps(begun))
 """

@@ -20,8 +20,8 @@ from launch import overrides, sweep
 from launch.sweeping import actions, commands, folders, slurm, tasks
 from pruning_jax import studies
 from pruning_jax.lab import locks, records, results, status, sweeps
+from pruning_jax.lab.jobs import Lab
 from pruning_jax.studies.mean_replacement import grid
-from pruning_jax.studies.phases import Session
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = f"{ROOT / 'configs' / 'digits.py'}:smoke"
@@ -221,7 +221,7 @@ def test_a_run_of_table_2_measures_its_setting_alone():
     _, runs = swept(mean_replacement, "smoke", "table2")
     (plan,) = studies.find("mean_replacement").build(runs[-1].config.to_dict())
     (seed,), (fraction,), (layers,) = (runs[-1].config.workloads[plan.name][key] for key in VARIED)
-    units = list(grid.probed_units(plan, seed, 30))
+    units = list(grid.probed_jobs(plan, seed, 30))
     assert {(unit["seed"], unit["fraction"], unit["layers"]) for unit in units} == {
         (seed, fraction, layers)
     }
@@ -255,7 +255,7 @@ def ran(tmp_path_factory):
     assert actions.run(options(folder), threading.Event()) == 0
     config, study = tiny().to_dict(), studies.find("comparison")
     with results.open_run(whole, config, study="comparison") as run:
-        study.run(study.build(config), Session(run, lambda *_: None))
+        study.run(study.build(config), Lab(run, lambda *_: None))
     return folder, whole
 
 

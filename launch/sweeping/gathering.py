@@ -6,7 +6,7 @@ from pathlib import Path
 from launch.sweeping.folders import Record, tupled
 from pruning_jax import studies
 from pruning_jax.lab import results, status, tables
-from pruning_jax.studies.phases import Session
+from pruning_jax.lab.jobs import Lab
 
 FOLDER = "gathered"
 
@@ -40,7 +40,7 @@ def gather(
     with results.open_run(folder / FOLDER, config, study=config["study"]) as run:
         status.write(run.path, "running")
         run.table.replace(lines)
-        study.conclude(plan, Session(run, report))
+        study.conclude(plan, Lab(run, report))
         status.write(run.path, "stopped" if missing else "finished")
     return missing
 

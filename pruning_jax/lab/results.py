@@ -14,6 +14,7 @@ a row is.
 
 import datetime
 import errno
+import hashlib
 import io
 import os
 import weakref
@@ -58,13 +59,15 @@ class Run:
 
     Attributes:
       path: the directory.
+      identity: a digest of the config, the same wherever the directory lies.
       checkpoints: where `checkpointing` writes.
       table: results.jsonl.
       metrics: metrics.jsonl.
     """
 
-    def __init__(self, path: Path, lock: int | None) -> None:
+    def __init__(self, path: Path, config: Record, lock: int | None) -> None:
         self.path = path
+        self.identity = hashlib.sha256(tables.key(config).encode()).hexdigest()[:12]
         self.checkpoints = path / "checkpoints"
         self.table = tables.Table(path / "results.jsonl")
         self.metrics = tables.Table(path / "metrics.jsonl")
@@ -155,7 +158,7 @@ def open_run(workdir: str | os.PathLike, config: Mapping, *, study: str) -> Run:
     # The first process has just written when it started.
     written = path / "config.json"
     processes.require_same(workdir=written.read_text("utf-8") if written.exists() else None)
-    return Run(path, lock)
+    return Run(path, config, lock)
 
 
 def _open(path: Path, config: Record, study: str) -> int:

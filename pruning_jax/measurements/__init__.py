@@ -5,6 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from pruning_jax.lab import tables
+
+_ABSENT = object()
+
 Row = Mapping[str, Any]
 Choice = Mapping[tuple, float]
 """(epoch, criterion, stages) -> a step penalty."""
@@ -13,6 +17,26 @@ Choice = Mapping[tuple, float]
 def where(rows: Iterable[Row], **columns: Any) -> list[Row]:
     """The rows that carry every given value."""
     return [row for row in rows if all(row.get(name) == value for name, value in columns.items())]
+
+
+def rows_of(rows: Iterable[Row], jobs: Iterable[Row]) -> list[Row]:
+    """The one row of each job, which may be named by some of its values.
+
+    Raises:
+      LookupError: a job has no row.
+    """
+    rows, by_names, found = list(rows), {}, []
+    for job in jobs:
+        names = tuple(job)
+        if names not in by_names:
+            by_names[names] = {}
+            for row in rows:
+                by_names[names].setdefault(tuple(row.get(name, _ABSENT) for name in names), row)
+        row = by_names[names].get(tuple(job.values()))
+        if row is None:
+            raise LookupError(f"no row for {tables.name(job)}")
+        found.append(row)
+    return found
 
 
 def values(rows: Iterable[Row], column: str) -> list:

@@ -1,4 +1,4 @@
-"""The studies, a module each, over the phases they share: pretrained, pruned, retrained."""
+"""The studies, a module each, over the networks they share: dense, pruned, trained again."""
 
 from types import ModuleType
 
@@ -12,7 +12,7 @@ STUDIES: dict[str, ModuleType] = {
     "pruning_mechanism": pruning_mechanism,
 }
 """A study is a module with ``build(config) -> plan``, which checks and computes nothing;
-``run(plan, session)``, which measures what has no row yet; and ``conclude(plan, session)``, which
+``run(plan, lab)``, which measures what has no row yet; and ``conclude(plan, lab)``, which
 writes claims and figures from the rows there are, few or all, and from several runs as from one."""
 
 

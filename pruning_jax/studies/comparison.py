@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pruning_jax import figures
+from pruning_jax.lab.jobs import Lab
+from pruning_jax.measurements import Row, rows_of
 from pruning_jax.studies import workloads
-from pruning_jax.studies.phases import Row, Session, rows_of
-from pruning_jax.studies.pretrained import pretrain
-from pruning_jax.studies.pruned import prune, unit_of
-from pruning_jax.studies.retrained import retrain
+from pruning_jax.studies.networks import pretrain, prune, pruning_job, retrain
 from pruning_jax.studies.workloads import Workload
 
 
@@ -34,27 +33,27 @@ def build(config: Mapping[str, Any]) -> Plan:
     )
 
 
-def run(plan: Plan, session: Session) -> None:
+def run(plan: Plan, lab: Lab) -> None:
     """Pretrains, prunes by every criterion to every sparsity, retrains each, and concludes."""
-    pretrain(session, plan.workload, plan.workload.seeds)
-    pruned = units(plan)
-    prune(session, plan.workload, pruned, keep=pruned)
-    retrain(session, plan.workload, pruned)
-    conclude(plan, session)
+    pretrain(lab, plan.workload, plan.workload.seeds)
+    pruned = jobs(plan)
+    prune(lab, plan.workload, pruned, keep=pruned)
+    retrain(lab, plan.workload, pruned)
+    conclude(plan, lab)
 
 
-def conclude(plan: Plan, session: Session) -> None:
+def conclude(plan: Plan, lab: Lab) -> None:
     """Draws and prints the rows so far; it decides no claim, so its list of them is empty."""
-    rows = session.run.rows()
-    session.run.save_figure(figures.accuracy_by_sparsity(rows), "accuracy_by_sparsity")
-    session.run.write_claims([])
+    rows = lab.run.rows()
+    lab.run.save_figure(figures.accuracy_by_sparsity(rows), "accuracy_by_sparsity")
+    lab.run.write_claims([])
     print(table(plan, rows))
 
 
-def units(plan: Plan) -> list[Row]:
+def jobs(plan: Plan) -> list[Row]:
     """Every pruning, ordered by the seed whose network it prunes."""
     return [
-        unit_of(plan.workload, seed, criterion, sparsity=sparsity, stages=plan.stages)
+        pruning_job(plan.workload, seed, criterion, sparsity=sparsity, stages=plan.stages)
         for seed, criterion, sparsity in itertools.product(
             plan.workload.seeds, plan.criteria, plan.sparsities
         )

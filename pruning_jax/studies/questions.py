@@ -11,7 +11,7 @@ import numpy as np
 from pruning_jax.analysis import statistics
 from pruning_jax.analysis.claims import LEVEL, Claim, paired_order
 from pruning_jax.analysis.statistics import Alternative, Interval
-from pruning_jax.studies.phases import Row
+from pruning_jax.measurements import Row
 from pruning_jax.studies.workloads import Workload
 
 LEAST_CONTROL = 2.0

@@ -9,6 +9,7 @@ import jax
 from pruning_jax import (
     choices,
     data,
+    evaluation,
     masks,
     models,
     pruning,
@@ -76,6 +77,16 @@ class Workload(NamedTuple):
     def initial(self, seed: int, dataset: data.Dataset) -> Params:
         """The variables of one replicate before training."""
         return models.init(self.module, self.keys(seed).initial, dataset.train.inputs[:1])
+
+    def measure(self, variables: Params, dataset: data.Dataset) -> dict[str, float]:
+        """Loss and accuracy on the three splits, in evaluation mode."""
+        found = {}
+        for split in ("train", "validation", "test"):
+            batch = getattr(dataset, split)
+            metrics = evaluation.evaluate(self.pretraining.apply_fn, variables, batch)
+            found[f"{split}_loss"] = float(metrics.loss)
+            found[f"{split}_accuracy"] = float(metrics.accuracy)
+        return found
 
 
 def build_all(config: Mapping[str, Any]) -> list[Workload]:

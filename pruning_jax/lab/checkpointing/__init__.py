@@ -9,7 +9,7 @@ points, on a file system that they share.
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,12 @@ def save(
     )
 
 
-def load(path: str | os.PathLike) -> PyTree:
+def load(path: str | os.PathLike, *, whose: Mapping[str, Any] | None = None) -> PyTree:
     """Reads a checkpoint with nothing but its path.
+
+    Args:
+      path: the checkpoint.
+      whose: what its metadata must hold, such as the job that it belongs to.
 
     Returns:
       Nested dicts and lists of numpy arrays; named tuples come back as dicts, tuples as lists,
@@ -69,9 +73,11 @@ def load(path: str | os.PathLike) -> PyTree:
 
     Raises:
       OSError: there is no checkpoint at `path`.
-      ValueError: it is damaged (`folders.DamagedFolderError`).
+      ValueError: it is damaged (`folders.DamagedFolderError`), or another's.
     """
     source = folders.verified(Path(path).absolute())
+    if whose:
+        _require_own(Path(path), _note(source), records.decode(records.encode(whose)))
     return _read(source, lambda: ocp.load(source))
 
 
@@ -82,8 +88,27 @@ def metadata(path: str | os.PathLike) -> dict[str, Any]:
       OSError: there is no checkpoint at `path`.
       ValueError: it is damaged (`folders.DamagedFolderError`).
     """
-    source = folders.verified(Path(path).absolute())
+    return _note(folders.verified(Path(path).absolute()))
+
+
+def _note(source: Path) -> dict[str, Any]:
     return records.decode(_read(source, lambda: dict(ocp.metadata(source).custom_metadata)))
+
+
+def _require_own(path: Path, note: dict[str, Any], whose: dict[str, Any]) -> None:
+    found, wanted = records.dotted(note, ""), records.dotted(whose, "")
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"the checkpoint {path} is another's: its {name.lstrip('.')} is "
+                f"{found.get(name, 'absent')}, and {value} is asked for; delete it, or put its own "
+                "back"
+            )
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Removes a folder of checkpoints, all at once; in a job of several processes one may."""
+    folders.remove(Path(path).absolute())
 
 
 def restore(path: str | os.PathLike, like: PyTree) -> PyTree:
@@ -137,7 +162,11 @@ def steps(folder: str | os.PathLike) -> list[int]:
 
 
 def latest(
-    folder: str | os.PathLike, like: PyTree, *, most: int | None = None
+    folder: str | os.PathLike,
+    like: PyTree,
+    *,
+    most: int | None = None,
+    whose: Mapping[str, Any] | None = None,
 ) -> tuple[int, PyTree] | None:
     """The last checkpoint of `folder` that is whole, restored into the structure of `like`.
 
@@ -147,12 +176,13 @@ def latest(
       folder: of `save_step`.
       like: as in `restore`.
       most: the last step that serves, if not any.
+      whose: as in `load`.
 
     Returns:
       (step, tree), or ``None`` where there is none.
 
     Raises:
-      ValueError: a whole checkpoint does not match `like`.
+      ValueError: a whole checkpoint does not match `like`, or is another's.
     """
     folder = Path(folder).absolute()
     for step in reversed(steps(folder)):
@@ -160,7 +190,7 @@ def latest(
             continue
         path = _step_path(folder, step)
         try:
-            arrays = load(path)
+            arrays = load(path, whose=whose)
         except (folders.DamagedFolderError, OSError) as error:
             warnings.warn(f"{error}; the one before it is used", DamagedCheckpoint, stacklevel=2)
             continue

@@ -5,14 +5,12 @@ from typing import Any
 
 from pruning_jax import choices, figures
 from pruning_jax.analysis.claims import to_dict
+from pruning_jax.lab.jobs import Lab
 from pruning_jax.studies import workloads
 from pruning_jax.studies.loss_modelling.claims import decide
+from pruning_jax.studies.loss_modelling.prunings import selected_jobs, test_jobs, tuning_jobs
 from pruning_jax.studies.loss_modelling.published import PUBLISHED
-from pruning_jax.studies.loss_modelling.units import selected_units, test_units, tuning_units
-from pruning_jax.studies.phases import Session
-from pruning_jax.studies.pretrained import pretrain
-from pruning_jax.studies.pruned import prune
-from pruning_jax.studies.retrained import retrain
+from pruning_jax.studies.networks import pretrain, prune, retrain
 from pruning_jax.studies.workloads import Workload
 
 
@@ -33,7 +31,7 @@ def build(config: Mapping[str, Any]) -> list[Workload]:
     return built
 
 
-def run(built: list[Workload], session: Session) -> None:
+def run(built: list[Workload], lab: Lab) -> None:
     """Pretrains, prunes over the grid, retrains, and decides claims L1 to L5.
 
     Step penalties and stages are selected on the tuning seeds alone; a claim counts the others.
@@ -41,25 +39,25 @@ def run(built: list[Workload], session: Session) -> None:
     for workload in built:
         settings = workload.settings
         seeds = (*workload.seeds, *settings["tuning_seeds"])
-        pretrain(session, workload, seeds, tuple(settings["early_epochs"]))
-        prune(session, workload, tuning_units(workload))
-        rows = session.run.rows()
-        prune(session, workload, test_units(workload, rows), selected_units(workload, rows))
-        conclude(built, session)
+        pretrain(lab, workload, seeds, tuple(settings["early_epochs"]))
+        prune(lab, workload, tuning_jobs(workload))
+        rows = lab.run.rows()
+        prune(lab, workload, test_jobs(workload, rows), selected_jobs(workload, rows))
+        conclude(built, lab)
     for workload in built:
-        retrain(session, workload, selected_units(workload, session.run.rows()))
-        conclude(built, session)
+        retrain(lab, workload, selected_jobs(workload, lab.run.rows()))
+        conclude(built, lab)
 
 
-def conclude(built: list[Workload], session: Session) -> None:
+def conclude(built: list[Workload], lab: Lab) -> None:
     """Writes the claims and the figures that the rows so far give."""
-    rows = session.run.rows()
+    rows = lab.run.rows()
     decided = [c for workload in built for c in decide(rows, workload)]
-    session.run.write_claims([to_dict(claim) for claim in decided])
+    lab.run.write_claims([to_dict(claim) for claim in decided])
     drawn = figures.loss_modelling(
         rows,
         published=PUBLISHED,
         tuning_seeds={workload.name: workload.settings["tuning_seeds"] for workload in built},
     )
     for name, figure in drawn.items():
-        session.run.save_figure(figure, name)
+        lab.run.save_figure(figure, name)

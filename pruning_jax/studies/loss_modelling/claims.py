@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable
 
 from pruning_jax.analysis.claims import Claim
+from pruning_jax.measurements import Row
 from pruning_jax.studies import questions
 from pruning_jax.studies.loss_modelling import findings
 from pruning_jax.studies.loss_modelling.gaps import random_cost
 from pruning_jax.studies.loss_modelling.published import ABBREVIATIONS, LABELS, PUBLISHED
-from pruning_jax.studies.phases import Row
 from pruning_jax.studies.questions import Control, Question, qualitative
 from pruning_jax.studies.workloads import Workload
 

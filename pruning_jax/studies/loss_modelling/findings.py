@@ -11,6 +11,7 @@ import numpy as np
 
 from pruning_jax.analysis import statistics
 from pruning_jax.analysis.statistics import Interval
+from pruning_jax.measurements import Row
 from pruning_jax.studies.loss_modelling.gaps import (
     error_gaps,
     errors,
@@ -18,9 +19,8 @@ from pruning_jax.studies.loss_modelling.gaps import (
     scale,
     spread,
 )
+from pruning_jax.studies.loss_modelling.prunings import EARLY_CRITERIA, select
 from pruning_jax.studies.loss_modelling.published import ABBREVIATIONS, METHODS, PUBLISHED
-from pruning_jax.studies.loss_modelling.units import EARLY_CRITERIA, select
-from pruning_jax.studies.phases import Row
 from pruning_jax.studies.questions import Finding, ordered, text
 from pruning_jax.studies.workloads import Workload
 

@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
-from pruning_jax.studies import pretrained
-from pruning_jax.studies.loss_modelling.units import at
-from pruning_jax.studies.phases import Row, rows_of
+from pruning_jax.measurements import Row, rows_of
+from pruning_jax.studies.loss_modelling.prunings import at
+from pruning_jax.studies.networks import dense_job
 from pruning_jax.studies.workloads import Workload
 
 
@@ -26,8 +26,8 @@ def loss_gaps(rows: list[Row], workload: Workload, *pruning: object) -> np.ndarr
       LookupError: a seed has no such row.
       ValueError: a gap is not finite.
     """
-    units = [at(workload, seed, *pruning) for seed in workload.seeds]
-    gaps = np.array([abs(row["penalty"]) for row in rows_of(rows, units)])
+    jobs = [at(workload, seed, *pruning) for seed in workload.seeds]
+    gaps = np.array([abs(row["penalty"]) for row in rows_of(rows, jobs)])
     if not np.isfinite(gaps).all():
         epoch, criterion, stages, penalty = pruning
         raise ValueError(
@@ -49,13 +49,13 @@ def errors(rows: list[Row], workload: Workload, phase: str, *pruning: object) ->
     Raises:
       LookupError: a seed has no such row.
     """
-    units = [at(workload, seed, *pruning) | {"phase": phase} for seed in workload.seeds]
-    return _errors(rows_of(rows, units))
+    jobs = [at(workload, seed, *pruning) | {"phase": phase} for seed in workload.seeds]
+    return _errors(rows_of(rows, jobs))
 
 
 def error_gaps(rows: list[Row], workload: Workload, phase: str, *pruning: object) -> np.ndarray:
     """`errors` less the dense networks' own, in pp; shape (seeds,)."""
-    dense = [pretrained.unit_of(workload, seed) for seed in workload.seeds]
+    dense = [dense_job(workload, seed) for seed in workload.seeds]
     return errors(rows, workload, phase, *pruning) - _errors(rows_of(rows, dense))
 
 

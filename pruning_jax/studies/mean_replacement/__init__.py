@@ -5,13 +5,13 @@ from typing import Any
 
 from pruning_jax import figures
 from pruning_jax.analysis.claims import to_dict
+from pruning_jax.lab.jobs import Lab
 from pruning_jax.studies import workloads
 from pruning_jax.studies.mean_replacement import grid
 from pruning_jax.studies.mean_replacement.claims import decide
 from pruning_jax.studies.mean_replacement.fine_tuned import fine_tune
 from pruning_jax.studies.mean_replacement.probed import probe, watch
-from pruning_jax.studies.phases import Session
-from pruning_jax.studies.pretrained import pretrain
+from pruning_jax.studies.networks import pretrain
 from pruning_jax.studies.workloads import Workload
 
 
@@ -23,20 +23,20 @@ def build(config: Mapping[str, Any]) -> list[Workload]:
     return built
 
 
-def run(built: list[Workload], session: Session) -> None:
+def run(built: list[Workload], lab: Lab) -> None:
     """Trains, keeping networks to probe; probes them; fine-tunes some; decides M1 to M7."""
     for workload in built:
-        pretrain(session, workload, workload.seeds, visit=watch(session, workload))
-        probe(session, workload)
-        conclude(built, session)
-        fine_tune(session, workload)
-        conclude(built, session)
+        pretrain(lab, workload, workload.seeds, visit=watch(lab, workload))
+        probe(lab, workload)
+        conclude(built, lab)
+        fine_tune(lab, workload)
+        conclude(built, lab)
 
 
-def conclude(built: list[Workload], session: Session) -> None:
+def conclude(built: list[Workload], lab: Lab) -> None:
     """Writes the claims and the figures that the rows so far give."""
-    rows = session.run.rows()
+    rows = lab.run.rows()
     decided = [claim for workload in built for claim in decide(rows, workload)]
-    session.run.write_claims([to_dict(claim) for claim in decided])
+    lab.run.write_claims([to_dict(claim) for claim in decided])
     for name, figure in figures.mean_replacement(rows).items():
-        session.run.save_figure(figure, name)
+        lab.run.save_figure(figure, name)

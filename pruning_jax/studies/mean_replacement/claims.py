@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable
 
 from pruning_jax.analysis.claims import Claim
+from pruning_jax.measurements import Row
 from pruning_jax.studies import questions
 from pruning_jax.studies.mean_replacement import findings
 from pruning_jax.studies.mean_replacement.readings import random_cost
-from pruning_jax.studies.phases import Row
 from pruning_jax.studies.questions import Control, Question
 from pruning_jax.studies.workloads import Workload
 

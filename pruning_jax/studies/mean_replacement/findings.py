@@ -7,9 +7,9 @@ import numpy as np
 
 from pruning_jax.analysis import statistics
 from pruning_jax.analysis.claims import LEVEL, paired_order
+from pruning_jax.measurements import Row
 from pruning_jax.measurements.mean_replacement import scorer_areas
 from pruning_jax.studies.mean_replacement import readings
-from pruning_jax.studies.phases import Row
 from pruning_jax.studies.questions import Finding, ordered, text
 from pruning_jax.studies.workloads import Workload
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pruning_jax import choices, criteria, units
-from pruning_jax.studies.phases import Row
+from pruning_jax.measurements import Row
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Array
 from pruning_jax.units import UnitGraph
@@ -81,18 +81,27 @@ def probed_layers(workload: Workload) -> tuple[str, ...]:
     return tuple(workload.settings.get("probed", ())) or tuple(workload.settings["layers"])
 
 
-def probed_units(workload: Workload, seed: int, step: int) -> Iterator[Row]:
+def probed_jobs(workload: Workload, seed: int, step: int) -> Iterator[Row]:
     """The measurements of one probe: its layer sets at every fraction, on every split."""
     settings = workload.settings
     names = ("split", "layers", "fraction")
     for values in itertools.product(
         settings["evaluation_splits"], probed_layers(workload), settings["fractions"]
     ):
-        unit = {"phase": "probed", "workload": workload.name, "seed": seed, "step": step}
-        yield unit | dict(zip(names, values, strict=True))
+        job = {"phase": "probed", "workload": workload.name, "seed": seed, "step": step}
+        yield job | dict(zip(names, values, strict=True))
 
 
-def selected_unit(workload: Workload, seed: int, step: int, phase: str = "selected") -> Row:
+def jobs(workload: Workload) -> Iterator[Row]:
+    """The measurements of all probes, seed by seed; the last probe of a seed has two more."""
+    for seed in workload.seeds:
+        for step in probe_steps(workload):
+            yield from probed_jobs(workload, seed, step)
+        yield selected_job(workload, seed, step, "activations")
+        yield {"phase": "linear_regression", "workload": workload.name, "seed": seed}
+
+
+def selected_job(workload: Workload, seed: int, step: int, phase: str = "selected") -> Row:
     """The units that every criterion would remove, at the layer and fraction of `selection`."""
     selection = workload.settings["selection"]
     return {
@@ -105,7 +114,7 @@ def selected_unit(workload: Workload, seed: int, step: int, phase: str = "select
     }
 
 
-def fine_tuned_units(workload: Workload, seed: int, step: int) -> Iterator[Row]:
+def fine_tuned_jobs(workload: Workload, seed: int, step: int) -> Iterator[Row]:
     """The measurements of the fine-tuning runs that start from one probe's network.
 
     Those of one run, on every split, follow each other.
@@ -119,8 +128,8 @@ def fine_tuned_units(workload: Workload, seed: int, step: int) -> Iterator[Row]:
         ("zero", "mean"),
         workload.settings["evaluation_splits"],
     ):
-        unit = {"phase": "fine_tuned", "workload": workload.name, "seed": seed, "step": step}
-        yield unit | dict(zip(names, values, strict=True))
+        job = {"phase": "fine_tuned", "workload": workload.name, "seed": seed, "step": step}
+        yield job | dict(zip(names, values, strict=True))
 
 
 def check(workload: Workload) -> None:

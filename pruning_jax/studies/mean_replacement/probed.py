@@ -1,62 +1,60 @@
 """The probes of the mean-replacement study: every variant of a network in training, measured."""
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from pruning_jax.analysis import variants
 from pruning_jax.analysis.variants import Measured
+from pruning_jax.lab.jobs import Lab, fill, record
+from pruning_jax.lab.records import Record
+from pruning_jax.lab.tables import Job
+from pruning_jax.lab.trainings import Visit
 from pruning_jax.studies.mean_replacement import grid, regression, scoring
 from pruning_jax.studies.mean_replacement.scoring import Examples, Scored
-from pruning_jax.studies.phases import Row, Session, describe, pending, record, save
-from pruning_jax.studies.pretrained import Visit, load_variables
-from pruning_jax.studies.pretrained import unit_of as dense_unit
+from pruning_jax.studies.networks import dense_job
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Batch, Params
 from pruning_jax.units import UnitGraph
 
 
-def watch(session: Session, workload: Workload) -> Visit:
+def watch(lab: Lab, workload: Workload) -> Visit:
     """What is done while networks train: selections recorded, networks to be probed kept."""
     graph, settings = grid.graph_of(workload), workload.settings
     probes = grid.probe_steps(workload)
     # Networks that train together are visited in turn.
     drawn = _drawn(workload, keep=len(workload.seeds))
 
-    def call(seed: int, step: int, variables: Params) -> None:
+    def call(dense: Job, step: int, variables: Params) -> None:
+        seed = dense["seed"]
         if step in probes:
-            save(session.run, dense_unit(workload, seed, step=step), variables)
-        unit = grid.selected_unit(workload, seed, step)
-        if step % settings["selection_every"] or not pending(session.run, [unit]):
+            lab.keep(dense_job(workload, seed, step=step), variables)
+        job = grid.selected_job(workload, seed, step)
+        if step % settings["selection_every"] or job in lab.run.table:
             return
         scored = scoring.score(workload, graph, variables, drawn(seed), seed=seed, step=step)
-        chosen = scoring.selected(workload, graph, scored, unit["layers"], unit["fraction"])
-        record(session.run, [unit | {"units": chosen}], [unit])
+        chosen = scoring.selected(workload, graph, scored, job["layers"], job["fraction"])
+        record(lab, [job], [{"units": chosen}])
 
     every = np.gcd(settings["probe_every"], settings["selection_every"])
     return Visit(int(every), call)
 
 
-def probe(session: Session, workload: Workload) -> None:
+def probe(lab: Lab, workload: Workload) -> None:
     """Measures every probe's network and its variants; the last of a seed in more detail."""
     graph, steps = grid.graph_of(workload), grid.probe_steps(workload)
     drawn = _drawn(workload, keep=1)
-    for seed in workload.seeds:
-        for step in steps:
-            units = list(grid.probed_units(workload, seed, step))
-            if step == steps[-1]:
-                units.append(grid.selected_unit(workload, seed, step, "activations"))
-                units.append(_regression_unit(workload, seed))
-            if not pending(session.run, units):
-                continue
-            variables = load_variables(session, dense_unit(workload, seed, step=step))
-            examples = drawn(seed)
+
+    def measure(left: list[Job]) -> Iterator[list[Record]]:
+        places = itertools.groupby(left, lambda job: (job["seed"], job.get("step", steps[-1])))
+        for (seed, step), jobs in places:
+            variables, examples = lab.kept(dense_job(workload, seed, step=step)), drawn(seed)
             scored = scoring.score(workload, graph, variables, examples, seed=seed, step=step)
-            rows = measured(workload, graph, variables, examples, scored, units)
-            record(session.run, rows, units)
-            label = describe({"phase": "probed", "workload": workload.name, "seed": seed})
-            session.tell(label, step, steps[-1], {"loss": rows[0]["loss"]})
+            yield measured(workload, graph, variables, examples, scored, list(jobs))
+
+    fill(lab, grid.jobs(workload), measure)
 
 
 def _drawn(workload: Workload, keep: int) -> Callable[[int], Examples]:
@@ -75,17 +73,19 @@ def measured(
     variables: Params,
     examples: Examples,
     scored: Scored,
-    units: list[Row],
-) -> list[Row]:
-    """The rows of one probe."""
-    rows = []
+    jobs: list[Job],
+) -> list[Record]:
+    """What the jobs of one probe find: those of a split together, then the others."""
+    found = []
     for split in workload.settings["evaluation_splits"]:
-        asked = [unit for unit in units if unit.get("split") == split]
-        rows += _on_split(workload, graph, variables, examples.evaluation[split], scored, asked)
-    for unit in units[len(rows) :]:
-        detail = _activations if unit["phase"] == "activations" else _regression
-        rows.append(unit | detail(workload, graph, variables, examples, scored))
-    return rows
+        asked = [job for job in jobs if job.get("split") == split]
+        if asked:
+            batch = examples.evaluation[split]
+            found += _on_split(workload, graph, variables, batch, scored, asked)
+    for job in jobs[len(found) :]:
+        detail = _activations if job["phase"] == "activations" else _regression
+        found.append(detail(workload, graph, variables, examples, scored))
+    return found
 
 
 def _on_split(
@@ -94,15 +94,15 @@ def _on_split(
     variables: Params,
     batch: Batch,
     scored: Scored,
-    asked: list[Row],
-) -> list[Row]:
-    """The rows of one probe on one split."""
+    asked: list[Job],
+) -> list[Record]:
+    """What the jobs of one probe find on one split."""
     unit_masks = [
         {
-            name: grid.masks_of(workload, graph, scores, unit["layers"], unit["fraction"])
+            name: grid.masks_of(workload, graph, scores, job["layers"], job["fraction"])
             for name, scores in scored.scores.items()
         }
-        for unit in asked
+        for job in asked
     ]
     dense, measured_variants = variants.measure(
         graph,
@@ -113,17 +113,17 @@ def _on_split(
     )
     before = {"loss": float(dense.loss), "accuracy": float(dense.accuracy)}
     results, rows = iter(measured_variants), []
-    for unit, by_criterion in zip(asked, unit_masks, strict=True):
+    for job, by_criterion in zip(asked, unit_masks, strict=True):
         costs = _costs({name: next(results) for name in by_criterion}, dense.loss)
-        row = unit | {"removed": _removed(unit, by_criterion)} | before | costs
-        names = grid.names_of(workload, graph, unit["layers"])
-        if len(names) == 1 and unit["fraction"] == grid.SHOWN:
-            row |= _shown(workload, graph, scored, unit)
+        row = {"removed": _removed(job, by_criterion)} | before | costs
+        names = grid.names_of(workload, graph, job["layers"])
+        if len(names) == 1 and job["fraction"] == grid.SHOWN:
+            row |= _shown(workload, graph, scored, job)
         rows.append(row)
     return rows
 
 
-def _removed(unit: Row, by_criterion: dict) -> dict[str, int]:
+def _removed(job: Job, by_criterion: dict) -> dict[str, int]:
     """How many units each space loses, or all together where criteria differ in the space."""
     counts = [
         {name: int(np.sum(~np.asarray(mask))) for name, mask in masks.items()}
@@ -131,10 +131,10 @@ def _removed(unit: Row, by_criterion: dict) -> dict[str, int]:
     ]
     if all(count == counts[0] for count in counts):
         return counts[0]
-    return {unit["layers"]: sum(counts[0].values())}
+    return {job["layers"]: sum(counts[0].values())}
 
 
-def _costs(by_criterion: dict[str, Measured], before: np.ndarray) -> Row:
+def _costs(by_criterion: dict[str, Measured], before: np.ndarray) -> Record:
     """Penalty and accuracy of every criterion's variants."""
     return {
         "penalty": {
@@ -148,9 +148,9 @@ def _costs(by_criterion: dict[str, Measured], before: np.ndarray) -> Row:
     }
 
 
-def _shown(workload: Workload, graph: UnitGraph, scored: Scored, unit: Row) -> Row:
+def _shown(workload: Workload, graph: UnitGraph, scored: Scored, job: Job) -> Record:
     """The removed units of one layer, and their mean squared activation."""
-    squares, chosen = scoring.activations(workload, graph, scored, unit)
+    squares, chosen = scoring.activations(workload, graph, scored, job)
     return {
         "units": chosen,
         "mean_square": {
@@ -163,17 +163,13 @@ def _shown(workload: Workload, graph: UnitGraph, scored: Scored, unit: Row) -> R
 
 def _activations(
     workload: Workload, graph: UnitGraph, variables: Params, examples: Examples, scored: Scored
-) -> Row:
-    unit = grid.selected_unit(workload, 0, 0)
-    squares, chosen = scoring.activations(workload, graph, scored, unit)
+) -> Record:
+    job = grid.selected_job(workload, 0, 0)
+    squares, chosen = scoring.activations(workload, graph, scored, job)
     return {"mean_square": squares, "units": chosen}
-
-
-def _regression_unit(workload: Workload, seed: int) -> Row:
-    return {"phase": "linear_regression", "workload": workload.name, "seed": seed}
 
 
 def _regression(
     workload: Workload, graph: UnitGraph, variables: Params, examples: Examples, scored: Scored
-) -> Row:
+) -> Record:
     return {"relative_error": regression.relative_error(graph, variables, examples.scoring)}

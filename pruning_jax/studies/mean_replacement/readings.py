@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from pruning_jax.lab.tables import name as describe
+from pruning_jax.measurements import Row, rows_of, where
 from pruning_jax.measurements import mean_replacement as measured
-from pruning_jax.measurements import where
 from pruning_jax.studies.mean_replacement import grid
-from pruning_jax.studies.phases import Row, describe, rows_of
 from pruning_jax.studies.workloads import Workload
 
 
@@ -19,7 +19,7 @@ def probed(rows: list[Row], workload: Workload, seed: int) -> list[Row]:
     """
     found = where(rows, phase="probed", seed=seed)
     for step in grid.probe_steps(workload):
-        _check_there(found, grid.probed_units(workload, seed, step))
+        _check_there(found, grid.probed_jobs(workload, seed, step))
     if not measured.prunings(found):
         raise LookupError(f"no fraction removes a unit at seed {seed}")
     return measured.prunings(found)
@@ -77,7 +77,7 @@ def gaps(rows: list[Row], workload: Workload) -> dict[int, np.ndarray]:
     for seed in workload.seeds:
         own = where(rows, phase="fine_tuned", seed=seed)
         for step in tuning["probes"]:
-            _check_there(own, grid.fine_tuned_units(workload, seed, step))
+            _check_there(own, grid.fine_tuned_jobs(workload, seed, step))
         pairs = measured.fine_tuned_pairs(own)
         for count, values in found.items():
             key = str(count)
@@ -125,7 +125,7 @@ def selected(rows: list[Row], workload: Workload) -> list[dict[str, np.ndarray]]
     steps = range(every, grid.total_steps(workload) + 1, every)
     for seed in workload.seeds:
         own = where(rows, phase="selected", seed=seed, **settings["selection"])
-        _check_there(own, (grid.selected_unit(workload, seed, step) for step in steps))
+        _check_there(own, (grid.selected_job(workload, seed, step) for step in steps))
         size = measured.layer_size(rows, seed=seed, **settings["selection"])
         if size is None:
             raise LookupError(f"no row for activations seed={seed}")
@@ -152,11 +152,11 @@ def _check_finite(values: np.ndarray, name: str) -> None:
         raise ValueError(f"{name} is {values[~np.isfinite(values)][0]}; mend that run first")
 
 
-def _check_there(rows: list[Row], units: Iterable[Row]) -> None:
-    """Raises `LookupError` where a unit of work, all of the same columns, has no row."""
+def _check_there(rows: list[Row], jobs: Iterable[Row]) -> None:
+    """Raises `LookupError` where a job, all of the same columns, has no row."""
     there: set[tuple] | None = None
-    for unit in units:
+    for job in jobs:
         if there is None:
-            there = {tuple(row.get(name) for name in unit) for row in rows}
-        if tuple(unit.values()) not in there:
-            raise LookupError(f"no row for {describe(unit)}")
+            there = {tuple(row.get(name) for name in job) for row in rows}
+        if tuple(job.values()) not in there:
+            raise LookupError(f"no row for {describe(job)}")

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from pruning_jax import criteria, curvature, data
+from pruning_jax.lab.tables import Job
 from pruning_jax.studies.mean_replacement.grid import masks_of
-from pruning_jax.studies.phases import Row
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Array, Batch, Params
 from pruning_jax.units import UnitGraph
@@ -87,9 +87,9 @@ def selected(
 
 
 def activations(
-    workload: Workload, graph: UnitGraph, scored: Scored, unit: Row
+    workload: Workload, graph: UnitGraph, scored: Scored, job: Job
 ) -> tuple[list[float], dict[str, list[int]]]:
     """The mean squared activation of every unit of a layer, and those that are removed."""
-    chosen = selected(workload, graph, scored, unit["layers"], unit["fraction"])
-    (layer,) = workload.settings["layers"][unit["layers"]]
+    chosen = selected(workload, graph, scored, job["layers"], job["fraction"])
+    (layer,) = workload.settings["layers"][job["layers"]]
     return np.asarray(scored.statistics.mean_square[graph[layer].name]).tolist(), chosen

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from pruning_jax import masks, retraining, schedules, training
-from pruning_jax.studies.phases import Row, Session, pending
-from pruning_jax.studies.pruned import Pruned
+from pruning_jax.lab.jobs import Lab
+from pruning_jax.lab.tables import Job
+from pruning_jax.studies.networks import Pruned
 from pruning_jax.studies.pruning_mechanism import networks
 from pruning_jax.studies.pruning_mechanism.networks import Group
 from pruning_jax.studies.workloads import Workload
@@ -34,10 +35,10 @@ def task_of(workload: Workload, arm: Mapping[str, Any] | None = None) -> trainin
     return workload.pretraining._replace(regulariser=training.ScaleL1(scales, strength))
 
 
-def dense(session: Session, group: Group, *, snapshots: bool) -> list[Params]:
+def dense(lab: Lab, group: Group, *, snapshots: bool) -> list[Params]:
     """Trains the dense networks W*."""
     workload = group.workload
-    of = group.units(network="dense", density=1.0)
+    of = group.jobs(network="dense", density=1.0)
 
     def begin(place: int) -> training.Progress:
         variables = initial(group, place)
@@ -46,7 +47,7 @@ def dense(session: Session, group: Group, *, snapshots: bool) -> list[Params]:
 
     epochs = workload.pretraining.recipe.epochs
     return networks.train(
-        session, group, of, workload.pretraining, begin, epochs=epochs, snapshots=snapshots
+        lab, group, of, workload.pretraining, begin, epochs=epochs, snapshots=snapshots
     )
 
 
@@ -67,14 +68,14 @@ def _start(
     return training.start(task, variables, key, workload.examples, kept["params"])
 
 
-def small(session: Session, group: Group, density: float, schedules: int) -> list[Params]:
+def small(lab: Lab, group: Group, density: float, schedules: int) -> list[Params]:
     """Trains networks under random masks drawn at initialisation, over the schedule so often."""
     return scratch(
-        session,
+        lab,
         group,
         lambda variables, key: networks.at_random(group.workload, variables, 1 - density, key),
         [
-            group.units(network="small", density=density, schedules=count)
+            group.jobs(network="small", density=density, schedules=count)
             for count in range(1, schedules + 1)
         ],
         group.workload.pretraining,
@@ -82,10 +83,10 @@ def small(session: Session, group: Group, density: float, schedules: int) -> lis
 
 
 def scratch(
-    session: Session,
+    lab: Lab,
     group: Group,
     draw: Callable[[Params, Array], Masks],
-    stages: list[list[Row]],
+    stages: list[list[Job]],
     task: training.Task,
 ) -> list[Params]:
     """Trains small networks from scratch, once over the schedule for each of `stages`."""
@@ -102,27 +103,27 @@ def scratch(
             key = key_of(workload, seed, number)
             return training.start(task, before[place], key, workload.examples, kept["params"])
 
-        found = networks.train(session, group, of, task, begin, epochs=(number + 1) * epochs)
+        found = networks.train(lab, group, of, task, begin, epochs=(number + 1) * epochs)
     return found
 
 
-def one_shot(session: Session, group: Group, trained: list[Params], density: float) -> list[Params]:
+def one_shot(lab: Lab, group: Group, trained: list[Params], density: float) -> list[Params]:
     """Prunes the dense networks by magnitude and trains the survivors over the whole schedule."""
     workload = group.workload
     plan = retraining.plan("original_schedule", workload.pretraining.recipe, steps_of(workload))
     kept = [networks.smallest(workload, one, 1 - density, None) for one in trained]
     pruned = [masks.apply(one, mask) for one, mask in zip(trained, kept, strict=True)]
-    of = group.units(network="one_shot", density=density)
+    of = group.jobs(network="one_shot", density=density)
     epochs = workload.pretraining.recipe.epochs
     return _retrain(
-        session, group, of, plan, workload.pretraining, pruned, kept, number=0, behind=epochs
+        lab, group, of, plan, workload.pretraining, pruned, kept, number=0, behind=epochs
     )
 
 
 def _retrain(
-    session: Session,
+    lab: Lab,
     group: Group,
-    of: list[Row],
+    of: list[Job],
     plan: retraining.Plan,
     task: training.Task,
     pruned: list[Params],
@@ -140,21 +141,21 @@ def _retrain(
         key = key_of(workload, group.seeds[place], number)
         history, mask = {last: pruned[place]}, kept[place]["params"]
         if plan.rewinds_weights:
-            history[plan.step] = _at_epoch(session, group, place, plan.step // steps)
+            history[plan.step] = _at_epoch(lab, group, place, plan.step // steps)
         begun = retraining.begin(plan, task, history, mask, key=key, examples=workload.examples)
         return begun[1]
 
     followed = task._replace(recipe=plan.recipe)
     epochs = behind + plan.recipe.epochs - plan.step // steps
-    return networks.train(session, group, of, followed, begin, epochs=epochs, snapshots=snapshots)
+    return networks.train(lab, group, of, followed, begin, epochs=epochs, snapshots=snapshots)
 
 
-def _at_epoch(session: Session, group: Group, place: int, epoch: int) -> Params:
+def _at_epoch(lab: Lab, group: Group, place: int, epoch: int) -> Params:
     """A dense network as it was in pretraining."""
     if epoch == 0:
         return initial(group, place)
-    unit = networks.unit_of(group.workload, group.seeds[place], network="dense", density=1.0)
-    return networks.snapshot_of(session, unit, epoch)
+    job = networks.job_of(group.workload, group.seeds[place], network="dense", density=1.0)
+    return networks.snapshot_of(lab, job, epoch)
 
 
 def rewinds_weights(workload: Workload) -> bool:
@@ -164,12 +165,12 @@ def rewinds_weights(workload: Workload) -> bool:
 
 
 def cycles(
-    session: Session, group: Group, trained: list[Params], name: str, regime: str, *, shown: bool
+    lab: Lab, group: Group, trained: list[Params], name: str, regime: str, *, shown: bool
 ) -> None:
     """Prunes and retrains in cycles, or trains the small networks of the last sparsity compared.
 
     Args:
-      session: where to.
+      lab: where to.
       group: of replicates.
       trained: their dense networks.
       name: of the arm in the settings.
@@ -180,19 +181,19 @@ def cycles(
     arm, pretraining = workload.settings["arms"][name], workload.pretraining.recipe
     sparsities = schedules.compounded(arm["share"], arm["cycles"])
     if regime == SMALL:
-        _small_arm(session, group, name, sparsities[arm["compared"] - 1])
+        _small_arm(lab, group, name, sparsities[arm["compared"] - 1])
         return
     plan = retraining.plan(regime, pretraining, steps_of(workload), epochs=arm["epochs"])
     task, counter = task_of(workload, arm), itertools.count(1)
 
     def retrain(pruned: list[Params], kept: list[Masks]) -> list[Params]:
         cycle = next(counter)
-        of = group.units(network="cycle", arm=name, regime=regime, cycle=cycle)
+        of = group.jobs(network="cycle", arm=name, regime=regime, cycle=cycle)
         behind = pretraining.epochs + (cycle - 1) * arm["epochs"]
-        _keep_pruned(session, group, of, pruned, kept, behind)
+        _keep_pruned(lab, group, of, pruned, kept, behind)
         options = {"number": cycle, "behind": behind}
         options["snapshots"] = cycle == arm["compared"] and shown
-        return _retrain(session, group, of, plan, task, pruned, kept, **options)
+        return _retrain(lab, group, of, plan, task, pruned, kept, **options)
 
     prune = functools.partial(_pruned, group, arm["prunes"])
     for _ in retraining.iterate(trained, sparsities, prune, retrain):
@@ -200,17 +201,16 @@ def cycles(
 
 
 def _keep_pruned(
-    session: Session,
+    lab: Lab,
     group: Group,
-    of: list[Row],
+    of: list[Job],
     pruned: list[Params],
     kept: list[Masks],
     epochs: int,
 ) -> None:
-    before = [unit | {"phase": "pruned"} for unit in of]
-    if pending(session.run, before, kept=before):
-        held = [Pruned(*pair) for pair in zip(pruned, kept, strict=True)]
-        networks.keep(session, group.workload, before, held, group.datasets, epochs=epochs)
+    held = [Pruned(*pair) for pair in zip(pruned, kept, strict=True)]
+    before = [job | {"phase": "pruned"} for job in of]
+    networks.keep(lab, group, before, held, epochs=epochs)
 
 
 def _pruned(
@@ -225,7 +225,7 @@ def _pruned(
     ]
 
 
-def _small_arm(session: Session, group: Group, name: str, sparsity: float) -> None:
+def _small_arm(lab: Lab, group: Group, name: str, sparsity: float) -> None:
     workload = group.workload
     arm = workload.settings["arms"][name]
 
@@ -235,7 +235,7 @@ def _small_arm(session: Session, group: Group, name: str, sparsity: float) -> No
         return networks.at_random(workload, variables, sparsity, key)
 
     stages = [
-        group.units(network="cycle", arm=name, regime=SMALL, cycle=cycle)
+        group.jobs(network="cycle", arm=name, regime=SMALL, cycle=cycle)
         for cycle in range(arm["compared"] + 1)
     ]
-    scratch(session, group, draw, stages, task_of(workload, arm))
+    scratch(lab, group, draw, stages, task_of(workload, arm))

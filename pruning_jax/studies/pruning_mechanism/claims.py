@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from pruning_jax.analysis.claims import Claim
+from pruning_jax.measurements import Row
 from pruning_jax.studies import questions
-from pruning_jax.studies.phases import Row
 from pruning_jax.studies.pruning_mechanism import cycles, findings
 from pruning_jax.studies.pruning_mechanism.published import PUBLISHED, REGIMES, RENDA
 from pruning_jax.studies.pruning_mechanism.readings import random_cost

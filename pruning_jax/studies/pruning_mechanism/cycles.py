@@ -8,8 +8,8 @@ import itertools
 import numpy as np
 
 from pruning_jax.analysis import statistics
+from pruning_jax.measurements import Row
 from pruning_jax.measurements import pruning_mechanism as measured
-from pruning_jax.studies.phases import Row
 from pruning_jax.studies.pruning_mechanism import readings
 from pruning_jax.studies.pruning_mechanism.published import REGIMES
 from pruning_jax.studies.questions import Finding, ordered, text

@@ -7,7 +7,7 @@ import itertools
 
 from pruning_jax.analysis import statistics
 from pruning_jax.analysis.claims import LEVEL, PairedTest, paired_order
-from pruning_jax.studies.phases import Row
+from pruning_jax.measurements import Row
 from pruning_jax.studies.pruning_mechanism import readings
 from pruning_jax.studies.questions import Finding, ordered, text
 from pruning_jax.studies.workloads import Workload

@@ -1,24 +1,18 @@
 """The networks of the study of the pruning mechanism (S0): their rows, masks and training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from pruning_jax import criteria, data, masks, training, trees, units
-from pruning_jax.lab import checkpointing
-from pruning_jax.studies import groups
-from pruning_jax.studies.phases import (
-    Row,
-    Session,
-    folder_name,
-    measure,
-    pending,
-    record,
-    save,
-)
-from pruning_jax.studies.pruned import Pruned, counted
+from pruning_jax.lab import trainings as trainings_of
+from pruning_jax.lab.jobs import Lab, fill
+from pruning_jax.lab.records import Record
+from pruning_jax.lab.tables import Job
+from pruning_jax.lab.trainings import Training
+from pruning_jax.studies.networks import Pruned, counted
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Array, Masks, Params
 
@@ -38,13 +32,13 @@ class Group(NamedTuple):
     datasets: list[data.Dataset]
     graph: units.UnitGraph
 
-    def units(self, **columns) -> list[Row]:
-        """A unit of work of every seed."""
-        return [unit_of(self.workload, seed, **columns) for seed in self.seeds]
+    def jobs(self, **columns) -> list[Job]:
+        """A job of every seed."""
+        return [job_of(self.workload, seed, **columns) for seed in self.seeds]
 
 
-def unit_of(workload: Workload, seed: int, phase: str = "network", **columns) -> Row:
-    """A unit of work; the columns name a network, and what is done with it."""
+def job_of(workload: Workload, seed: int, phase: str = "network", **columns) -> Job:
+    """A job; the columns name a network, and what is done with it."""
     return {"phase": phase, "workload": workload.name, "seed": seed, **columns}
 
 
@@ -93,9 +87,9 @@ def channels(
 
 
 def train(
-    session: Session,
+    lab: Lab,
     group: Group,
-    of: list[Row],
+    of: list[Job],
     task: training.Task,
     begin: Callable[[int], training.Progress],
     *,
@@ -105,9 +99,9 @@ def train(
     """Trains a group's networks, unless they are kept, and keeps them as they end.
 
     Args:
-      session: where to.
+      lab: where to.
       group: of replicates.
-      of: the units of work, one a replicate.
+      of: the jobs, one a replicate.
       task: what is trained and how.
       begin: the replicate's place in the group -> its beginning.
       epochs: behind the networks in the end, all retraining included.
@@ -120,24 +114,18 @@ def train(
     def load_data(seed: int) -> data.Dataset:
         return group.datasets[group.seeds.index(seed)]
 
-    def begun(unit: Row, _: data.Dataset) -> groups.Begun:
-        return groups.Begun(task, begin(of.index(unit)), {})
+    def finish(progress: training.Progress, dataset: data.Dataset) -> tuple[dict, Record]:
+        variables, kept = progress.state.variables, {"params": progress.state.masks}
+        network = Pruned(variables, _like(variables, kept))
+        return network._asdict(), _found(group.workload, network, dataset, epochs)
 
-    def snapshot(part: list[Row], epoch: int, progress: training.Progress) -> None:
-        if snapshots:
-            groups.keep_epoch(session.run, part, epoch, progress)
-
-    def finish(trained: groups.Trained) -> None:
-        states = [one.state for one in trained.ended]
-        networks = [
-            Pruned(state.variables, _like(state.variables, {"params": state.masks}))
-            for state in states
-        ]
-        keep(session, group.workload, trained.units, networks, trained.datasets, epochs=epochs)
-
-    left = pending(session.run, of, kept=of)
-    groups.train(session, left, load_data, begun, finish, snapshot)
-    return [load(session, unit).variables for unit in of]
+    kept_after = range(1, task.recipe.epochs + 1) if snapshots else ()
+    trainings = [
+        Training(job, task, lambda _, place=place: begin(place), finish, kept_after)
+        for place, job in enumerate(of)
+    ]
+    trainings_of.train(lab, trainings, load_data)
+    return [load(lab, job).variables for job in of]
 
 
 def _like(variables: Params, kept: Masks) -> Masks:
@@ -145,25 +133,25 @@ def _like(variables: Params, kept: Masks) -> Masks:
     return {name: kept.get(name, trees.select(tree, ())) for name, tree in variables.items()}
 
 
-def keep(
-    session: Session,
-    workload: Workload,
-    of: list[Row],
-    networks: list[Pruned],
-    datasets: list[data.Dataset],
-    *,
-    epochs: int,
-) -> None:
-    """Saves networks and adds their rows."""
-    rows = []
-    for unit, network, dataset in zip(of, networks, datasets, strict=True):
-        columns = _counted(workload, network) | {"epochs": epochs}
-        save(session.run, unit, network._asdict(), columns)
-        rows.append(unit | columns | measure(workload, network.variables, dataset))
-    record(session.run, rows, of)
+def keep(lab: Lab, group: Group, of: list[Job], networks: list[Pruned], *, epochs: int) -> None:
+    """Keeps and measures networks of a group as they are."""
+
+    def measure(left: list[Job]) -> Iterator[Record]:
+        for job in left:
+            place = of.index(job)
+            found = _found(group.workload, networks[place], group.datasets[place], epochs)
+            lab.keep(job, networks[place]._asdict(), found)
+            yield found
+
+    fill(lab, of, measure, keeps=of)
 
 
-def _counted(workload: Workload, network: Pruned) -> Row:
+def _found(workload: Workload, network: Pruned, dataset: data.Dataset, epochs: int) -> Record:
+    measured = workload.measure(network.variables, dataset)
+    return _counted(workload, network) | {"epochs": epochs} | measured
+
+
+def _counted(workload: Workload, network: Pruned) -> Record:
     """The counts of a network's prunable weights, whatever else is masked."""
     own = trees.map_selected(
         lambda leaf, mask: jnp.ones(leaf.shape, bool) if mask is None else mask,
@@ -173,13 +161,11 @@ def _counted(workload: Workload, network: Pruned) -> Row:
     return counted(network._replace(masks=own))
 
 
-def load(session: Session, unit: Row) -> Pruned:
+def load(lab: Lab, job: Job) -> Pruned:
     """A kept network."""
-    found = checkpointing.load(session.run.checkpoints / folder_name(unit))
-    return Pruned(**jax.tree.map(jnp.asarray, found))
+    return Pruned(**lab.kept(job))
 
 
-def snapshot_of(session: Session, unit: Row, epoch: int) -> Params:
+def snapshot_of(lab: Lab, job: Job, epoch: int) -> Params:
     """A network as it was after an epoch of its training."""
-    found = checkpointing.load(session.run.checkpoints / folder_name(unit | {"epoch": epoch}))
-    return jax.tree.map(jnp.asarray, found)
+    return lab.kept(job | {"epoch": epoch})

@@ -10,10 +10,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from pruning_jax.analysis import statistics
+from pruning_jax.measurements import Row, rows_of, where
 from pruning_jax.measurements import pruning_mechanism as measured
-from pruning_jax.measurements import where
 from pruning_jax.measurements.pruning_mechanism import LAST, Curve
-from pruning_jax.studies.phases import Row, rows_of
 from pruning_jax.studies.workloads import Workload
 
 COMPARED = ("mean", "std")

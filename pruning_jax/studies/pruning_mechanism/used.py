@@ -8,23 +8,25 @@ import numpy as np
 
 from pruning_jax import data, trees
 from pruning_jax.analysis import utility
+from pruning_jax.lab.jobs import Lab, fill
+from pruning_jax.lab.records import Record
+from pruning_jax.lab.tables import Job, name
 from pruning_jax.measurements.pruning_mechanism import LAST
-from pruning_jax.studies.phases import Row, Session, describe, pending, record
-from pruning_jax.studies.pruned import Pruned
+from pruning_jax.studies.networks import Pruned
 from pruning_jax.studies.pruning_mechanism import networks
-from pruning_jax.studies.pruning_mechanism.networks import Group, unit_of
+from pruning_jax.studies.pruning_mechanism.networks import Group, job_of
 from pruning_jax.studies.workloads import Workload
 from pruning_jax.types import Batch
 
 
-def during_training(workload: Workload, seed: int) -> Iterator[Row]:
+def during_training(workload: Workload, seed: int) -> Iterator[Job]:
     """E1: the dense network, after some epochs of its training."""
     asked = workload.settings["during_training"]
     for epoch in asked.get("epochs", ()):
         yield from _by_ratio(workload, seed, asked, epoch, 1.0, network="dense", density=1.0)
 
 
-def of_sizes(workload: Workload, seed: int) -> Iterator[Row]:
+def of_sizes(workload: Workload, seed: int) -> Iterator[Job]:
     """E2 to E4: the dense network, and small ones that followed the schedule once."""
     asked = workload.settings["sizes"]
     if asked:
@@ -34,7 +36,7 @@ def of_sizes(workload: Workload, seed: int) -> Iterator[Row]:
         yield from _by_ratio(workload, seed, asked, LAST, 1.0, **small)
 
 
-def of_one_shot(workload: Workload, seed: int) -> Iterator[Row]:
+def of_one_shot(workload: Workload, seed: int) -> Iterator[Job]:
     """E5: the dense network's largest weights, the pruned and retrained, and a small network."""
     asked = workload.settings["one_shot"]
     for density in asked.get("densities", ()):
@@ -47,13 +49,13 @@ def of_one_shot(workload: Workload, seed: int) -> Iterator[Row]:
 
 def _by_ratio(
     workload: Workload, seed: int, asked, epoch, among: float, **network
-) -> Iterator[Row]:
+) -> Iterator[Job]:
     for ratio in asked["ratios"]:
         place = {"epoch": epoch, "among": among, "ratio": ratio}
-        yield unit_of(workload, seed, "utility", **network, **place)
+        yield job_of(workload, seed, "utility", **network, **place)
 
 
-def measure(session: Session, group: Group) -> None:
+def measure(lab: Lab, group: Group) -> None:
     """Adds the utilities that a group's networks lack."""
     workload = group.workload
     for seed, dataset in zip(group.seeds, group.datasets, strict=True):
@@ -64,14 +66,11 @@ def measure(session: Session, group: Group) -> None:
         ]
         if not asked:
             continue
-        left = pending(session.run, asked)
         batch = examples_of(workload, seed, dataset)
-        for number, unit in enumerate(left, 1):
-            row = _utilities(session, workload, unit, batch)
-            record(session.run, [unit | row], [unit])
-            session.tell(describe(unit), number, len(left), {"mean": row["mean"]})
+        fill(lab, asked, lambda left, of=batch: (utilities(lab, workload, j, of) for j in left))
         if workload.settings["sizes"]:
-            _measure_bands(session, workload, seed, batch)
+            job = job_of(workload, seed, "bands", network="dense", density=1.0, epoch=LAST)
+            fill(lab, [job], lambda left, of=batch: (_bands(lab, workload, j, of) for j in left))
 
 
 def examples_of(workload: Workload, seed: int, dataset: data.Dataset) -> Batch:
@@ -80,36 +79,37 @@ def examples_of(workload: Workload, seed: int, dataset: data.Dataset) -> Batch:
     return data.sample(workload.keys(seed).pruning, dataset.train, count)
 
 
-def _network(session: Session, workload: Workload, unit: Row) -> Pruned:
-    """The network of a unit, at its epoch, and the weights that subsets are drawn from."""
+def _network(lab: Lab, workload: Workload, job: Job) -> Pruned:
+    """The network of a job, at its epoch, and the weights that subsets are drawn from."""
     named = ("network", "density", "schedules")
-    columns = {name: unit[name] for name in named if name in unit}
-    own = unit_of(workload, unit["seed"], **columns)
-    if unit["epoch"] == LAST:
-        variables, kept = networks.load(session, own)
+    columns = {column: job[column] for column in named if column in job}
+    own = job_of(workload, job["seed"], **columns)
+    if job["epoch"] == LAST:
+        variables, kept = networks.load(lab, own)
     else:
-        variables = networks.snapshot_of(session, own, unit["epoch"])
+        variables = networks.snapshot_of(lab, own, job["epoch"])
         kept = networks.everything(workload, variables)
-    if unit["among"] < 1:
-        kept = networks.smallest(workload, variables, 1 - unit["among"], kept)
+    if job["among"] < 1:
+        kept = networks.smallest(workload, variables, 1 - job["among"], kept)
     return Pruned(variables, kept)
 
 
-def _utilities(session: Session, workload: Workload, unit: Row, batch: Batch) -> Row:
-    variables, kept = _network(session, workload, unit)
+def utilities(lab: Lab, workload: Workload, job: Job, batch: Batch) -> Record:
+    """How far a network's outputs move without random subsets of its weights."""
+    variables, kept = _network(lab, workload, job)
     weights, subsets = (
         networks.kernels(workload, variables),
         workload.settings["utility"]["subsets"],
     )
     kept = trees.map_selected(lambda leaf, mask: mask, weights, kept)
-    key = jax.random.fold_in(workload.keys(unit["seed"]).pruning, 1)
-    drawn = utility.random_subsets(key, weights, subsets, ratio=unit["ratio"], among=kept)
-    drawn = session.checked(describe(unit), drawn)
+    key = jax.random.fold_in(workload.keys(job["seed"]).pruning, 1)
+    drawn = utility.random_subsets(key, weights, subsets, ratio=job["ratio"], among=kept)
+    drawn = lab.checked(name(job), drawn)
     found = utility.measure(workload.pretraining.apply_fn, variables, drawn, batch)
     alive = int(sum(int(mask.sum()) for mask in jax.tree.leaves(kept)))
     accuracy = np.asarray(found.accuracy)
     return {
-        "subset_size": round(unit["ratio"] * alive),
+        "subset_size": round(job["ratio"] * alive),
         "weights": alive,
         **utility.summary(found.divergence)._asdict(),
         "accuracy_mean": float(accuracy.mean()),
@@ -121,19 +121,16 @@ def _utilities(session: Session, workload: Workload, unit: Row, batch: Batch) ->
     }
 
 
-def _measure_bands(session: Session, workload: Workload, seed: int, batch: Batch) -> None:
-    unit = unit_of(workload, seed, "bands", network="dense", density=1.0, epoch=LAST)
-    if not pending(session.run, [unit]):
-        return
-    variables = networks.load(session, unit_of(workload, seed, network="dense", density=1.0))[0]
+def _bands(lab: Lab, workload: Workload, job: Job, batch: Batch) -> Record:
+    dense = job_of(workload, job["seed"], network="dense", density=1.0)
+    variables = networks.load(lab, dense).variables
     weights = networks.kernels(workload, variables)
     bands = utility.magnitude_bands(weights, workload.settings["sizes"]["bands"])
-    drawn = session.checked(describe(unit), bands)
+    drawn = lab.checked(name(job), bands)
     found = utility.measure(workload.pretraining.apply_fn, variables, drawn, batch)
-    columns = {
+    return {
         "utility": jnp.asarray(found.divergence).tolist(),
         "accuracy": jnp.asarray(found.accuracy).tolist(),
         "unablated_accuracy": float(found.unablated_accuracy),
         "examples": len(batch.labels),
     }
-    record(session.run, [unit | columns], [unit])

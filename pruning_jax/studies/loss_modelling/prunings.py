@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from pruning_jax.criteria import WEIGHT_CRITERIA, required
-from pruning_jax.studies.phases import Row, rows_of
-from pruning_jax.studies.pruned import unit_of
+from pruning_jax.measurements import Row, rows_of
+from pruning_jax.studies.networks import pruning_job
 from pruning_jax.studies.workloads import Workload
 
 EARLY_CRITERIA = ("obd", "quadratic")
@@ -20,7 +20,7 @@ def estimated(criterion: str) -> bool:
 
 def at(workload: Workload, seed: int, epoch, criterion: str, stages: int, penalty: float) -> Row:
     """A pruning to the workload's sparsity."""
-    return unit_of(
+    return pruning_job(
         workload,
         seed,
         criterion,
@@ -31,7 +31,7 @@ def at(workload: Workload, seed: int, epoch, criterion: str, stages: int, penalt
     )
 
 
-def tuning_units(workload: Workload) -> Iterator[Row]:
+def tuning_jobs(workload: Workload) -> Iterator[Row]:
     """Every criterion, number of stages and step penalty, on the tuning seeds."""
     settings = workload.settings
     late = ["best"], [c for c in settings["criteria"] if estimated(c)], settings["stages"]
@@ -43,7 +43,7 @@ def tuning_units(workload: Workload) -> Iterator[Row]:
                 yield at(workload, seed, *combination)
 
 
-def test_units(workload: Workload, rows: list[Row]) -> Iterator[Row]:
+def test_jobs(workload: Workload, rows: list[Row]) -> Iterator[Row]:
     """On the other seeds: no penalty and the selected one; at one stage, every penalty."""
     settings = workload.settings
     for seed in workload.seeds:
@@ -65,7 +65,7 @@ def test_units(workload: Workload, rows: list[Row]) -> Iterator[Row]:
                 yield at(workload, seed, epoch, criterion, stages, penalty)
 
 
-def selected_units(workload: Workload, rows: list[Row]) -> list[Row]:
+def selected_jobs(workload: Workload, rows: list[Row]) -> list[Row]:
     """Each test seed's prunings at each criterion's selected stages and step penalty."""
     settings = workload.settings
     chosen = {
@@ -89,7 +89,7 @@ def select(
     penalties = settings["step_penalties"] if penalties is None else penalties
 
     def gap(choice: tuple[int, float]) -> float:
-        units = [at(workload, s, epoch, criterion, *choice) for s in settings["tuning_seeds"]]
-        return float(np.mean([abs(row["penalty"]) for row in rows_of(rows, units)]))
+        jobs = [at(workload, s, epoch, criterion, *choice) for s in settings["tuning_seeds"]]
+        return float(np.mean([abs(row["penalty"]) for row in rows_of(rows, jobs)]))
 
     return min(itertools.product(stages, penalties), key=gap)
