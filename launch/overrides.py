@@ -1,6 +1,5 @@
 """Configs and command lines: what overrides say, what is wrong with them, and the way back."""
 
-import copy
 import importlib.util
 import sys
 from collections.abc import Iterable
@@ -22,8 +21,12 @@ def explain(arguments: list[str]) -> Exception | None:
     sys.argv = [argument for argument in arguments if not argument.startswith(PREFIX)]
     try:
         values(sys.argv, known_only=True)
+        if not isinstance(values.config, ConfigDict):
+            raise ValueError(
+                f"get_config returns a {type(values.config).__name__}, not a ConfigDict"
+            )
         check(arguments, values.config)
-    except (flags.Error, ValueError, OSError) as error:
+    except Exception as error:  # a config file is code, and may raise anything
         return error
     return None
 
@@ -41,20 +44,6 @@ def check(arguments: Iterable[str], config: ConfigDict) -> None:
             section, path = section[field], f"{path}.{field}"
 
 
-def arguments(before: ConfigDict, after: ConfigDict, place: str = "") -> list[str]:
-    """The overrides on a command line that turn one config of a file into another."""
-    found = []
-    for field in after:
-        old, new = before.get(field), after[field]
-        sections = isinstance(old, ConfigDict) and isinstance(new, ConfigDict)
-        if sections and set(old) == set(new):
-            found += arguments(old, new, f"{place}{field}.")
-        elif repr(old) != repr(new):
-            value = new.to_dict() if isinstance(new, ConfigDict) else new
-            found.append(f"{PREFIX}{place}{field}={value}")
-    return found
-
-
 def load(file: str) -> tuple[ModuleType, ConfigDict]:
     """A config file's module, and the config of the variant that ``PATH[:VARIANT]`` names."""
     path, *variant = file.split(":", 1)
@@ -64,19 +53,24 @@ def load(file: str) -> tuple[ModuleType, ConfigDict]:
     return module, module.get_config(*variant)
 
 
-def parsed(before: ConfigDict, changes: list[str]) -> ConfigDict:
-    """What a program makes of a config file's config and of the overrides of its command line."""
-    values, line = flags.FlagValues(), ["program", *changes]
-    own = copy.deepcopy(before)
-    config_flags.DEFINE_config_dict("config", own, flag_values=values, sys_argv=line)
-    values(line)
-    return values.config
-
-
-def parse(arguments: list[str]) -> list[str]:
-    """Parses the command line; an override of an unknown field ends with the fields there are."""
+def parse(arguments: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses the command line; what is wrong with it or its config ends the process with a line."""
     try:
-        return flags.FLAGS(arguments)
-    except (flags.Error, ValueError, OSError, AttributeError, KeyError) as error:
+        left = values(arguments)
+        if values["config"].value is not None and not isinstance(values.config, ConfigDict):
+            kind = type(values.config).__name__
+            raise ValueError(f"get_config returns a {kind}, not a ConfigDict")
+        return left
+    except Exception as error:
         reason = explain(arguments) or error
-        sys.exit(f"error: {str(reason).strip().splitlines()[-1]}")
+        words = str(reason).strip().splitlines() or [""]
+        kind = (
+            "" if isinstance(reason, flags.Error | ValueError | OSError) else type(reason).__name__
+        )
+        sys.exit(f"error: {': '.join(filter(None, [_file(arguments), kind, words[-1]]))}")
+
+
+def _file(arguments: list[str]) -> str:
+    """The config file that a command line names, if it does."""
+    found = [a.partition("=")[2] for a in arguments if a.startswith("--config=")]
+    return f"the config {found[-1]}" if found else ""

@@ -11,14 +11,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-"""What asks a run to end: Slurm and `kill`, the keyboard, and Slurm's warning of the time limit."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
+"""What asks a run to end: Slurm and `kill`, the keyboard, Slurm's warning of the time limit, and a
+terminal that is closed."""
 
 STOPPED = os.EX_TEMPFAIL
 """The exit status of a run that was asked to end and continues with the same command."""
 
 SECONDS = 7.0
 """How long a run has for it."""
+
+
+def leave_at_once() -> None:
+    """Has `SIGNALS` end this process wherever it is: before a run has begun, and after it."""
+
+    def leave(number: int, _: object) -> None:
+        name = signal.Signals(number).name
+        os.write(2, f"ended by {name} while nothing ran; the same command continues\n".encode())
+        os._exit(STOPPED)
+
+    for number in SIGNALS:
+        signal.signal(number, leave)
 
 
 @contextlib.contextmanager

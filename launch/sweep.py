@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     try:
         action = actions.find(arguments[1:])
         if action is actions.run:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, functools.partial(_stop, stopping))
         options = actions.Options(
             folder=Path(FOLDER.value).absolute(),
@@ -56,10 +56,9 @@ def main(arguments: list[str]) -> int:
         sys.exit(f"error: {error}")
 
 
-def _stop(stopping: threading.Event, number: int, _: object) -> None:
-    """Asks the runs to end, the first time; the second ends this process."""
+def _stop(stopping: threading.Event, *_: object) -> None:
+    """Asks the runs to end; they do so within a minute, however often this is asked."""
     stopping.set()
-    signal.signal(number, signal.SIG_DFL)
 
 
 def _absolute(file: str) -> str:

@@ -44,14 +44,16 @@ TOGETHER = ("--config.workload.training.epochs=2", "--config.workload.seeds=(1, 
 
 # Runs one after the other in one process, without a sweep and without Slurm.
 IN_TURN = """
-import json, sys
+import ast, json, sys
 from launch import overrides
 from pruning_jax import studies
-from pruning_jax.lab import results
+from pruning_jax.lab import results, sweeps
 from pruning_jax.lab.jobs import Lab
 
 for folder, file, changes in json.loads(sys.argv[1]):
-    config = overrides.parsed(overrides.load(file)[1], changes).to_dict()
+    pairs = (change.removeprefix("--config.").split("=", 1) for change in changes)
+    values = {field: ast.literal_eval(value) for field, value in pairs}
+    config = sweeps.apply(overrides.load(file)[1], values).to_dict()
     study = studies.find(config["study"])
     with results.open_run(folder, config, study=config["study"]) as run:
         study.run(study.build(config), Lab(run, lambda *_: None))

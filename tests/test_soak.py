@@ -19,8 +19,7 @@ KILLS = 3
 
 def run_here(job, _):
     """Runs a job in this process, as `commands.execute` does in one of its own."""
-    file, changes = job.arguments[0].partition("=")[2], job.arguments[1:]
-    config = overrides.parsed(overrides.load(file)[1], list(changes)).to_dict()
+    config = overrides.load(job.arguments[0].partition("=")[2])[1].to_dict()
     study = studies.find(config["study"])
     with results.open_run(job.workdir, config, study=config["study"]) as run:
         status.write(run.path, "running")

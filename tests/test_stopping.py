@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from configs import digits
-from launch import overrides, stopping
+from launch import stopping
 from pruning_jax import studies
-from pruning_jax.lab import checkpointing, jobs, results, status
+from pruning_jax.lab import checkpointing, jobs, results, status, sweeps
 
 ROOT = Path(__file__).parents[1]
 FILES = ("results.jsonl", "metrics.jsonl", "claims.json")
@@ -153,9 +152,10 @@ app.run(main.main, flags_parser=main.parse)
 
 def test_sigterm_ends_a_run_within_an_epoch_and_it_continues(whole, tmp_path):
     config, workdir = config_of(), tmp_path / "stopped"
-    changes = overrides.arguments(digits.get_config("smoke"), ConfigDict(config))
+    file = tmp_path / f"{sweeps.name(config)}.json"
+    file.write_text(json.dumps(config))
     process = subprocess.Popen(
-        [sys.executable, "-c", LONG_EPOCHS, "--config=configs/digits.py:smoke", *changes]
+        [sys.executable, "-c", LONG_EPOCHS, f"--config=launch/written.py:{file}"]
         + [f"--workdir={workdir}"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -199,6 +199,20 @@ def test_a_signal_becomes_a_request_and_handlers_come_back(number):
         assert woken == -1
     finally:
         signal.signal(number, before)
+
+
+def test_a_signal_while_importing_ends_a_run_that_has_not_begun(tmp_path):
+    command = [sys.executable, "-X", "importtime", "-m", "launch.main", "--workdir=x"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while "launch.stopping" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == stopping.STOPPED and "Traceback" not in errors
+    assert (
+        errors.splitlines()[-1] == "ended by SIGINT while nothing ran; the same command continues"
+    )
 
 
 STUCK = """

@@ -184,37 +184,39 @@ def test_planes_are_drawn_of_the_seeds_of_the_base():
 
 
 @pytest.mark.parametrize("module", STUDIES)
-def test_every_run_of_a_sweep_can_be_given_on_a_command_line(module, tmp_path):
-    file = f"{module.__file__}:smoke"
+def test_every_run_of_a_sweep_comes_back_from_the_file_that_fixes_it(module, tmp_path):
     for name in module.SWEEPS:
-        config, runs = swept(module, "smoke", name)
-        made = commands.jobs(tmp_path, file, config, runs)
-        assert [job.name for job in made] == [run.name for run in runs]
+        _, runs = swept(module, "smoke", name)
+        commands.write(tmp_path / name, runs)
+        for job, run in zip(commands.jobs(tmp_path / name, runs), runs, strict=True):
+            _, read = overrides.load(job.arguments[0].partition("=")[2])
+            assert read.to_dict() == run.config.to_dict() and sweeps.name(read) == job.name
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"workload.seeds": (7,), "workload.sparsities": (0.25, 1e-3)},
-        {"workload.data_dir": "a folder, 'quoted'", "workload.subset": 100},
-        {"workload.training.learning_rate": 1, "workload.model": {"name": "lenet_300_100"}},
-        {"study": "1e5", "workload.criteria": ("random", "magnitude")},
-    ],
-)
-def test_values_of_every_type_survive_the_command_line(changes):
-    before = digits.get_config("smoke")
-    after = sweeps.apply(before, changes)
-    line = overrides.arguments(before, after)
-    assert len(line) == len(changes)
-    read = overrides.parsed(overrides.load(FILE)[1], line).to_dict()
-    assert read == after.to_dict() and sweeps.name(read) == sweeps.name(after)
+def test_a_config_that_was_edited_under_a_sweep_changes_no_run(tmp_path):
+    """Neither the config file, nor what the sweep keeps of it."""
+    runs = sweeps.resolve(tiny(), digits.SWEEPS["seeds"](tiny()))
+    commands.write(tmp_path, runs)
+    (file,) = {job.arguments[0].partition("=")[2] for job in commands.jobs(tmp_path, runs[:1])}
+    path = tmp_path / "configs" / f"{runs[0].name}.json"
+    path.write_text(path.read_text().replace('"learning_rate": 0.02', '"learning_rate": 0.2'))
+    with pytest.raises(ValueError, match="not as the sweep wrote it"):
+        overrides.load(file)
+    ended = subprocess.run(
+        [sys.executable, "-m", "launch.main", f"--config={file}", f"--workdir={tmp_path / 'run'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1 and "not as the sweep wrote it" in ended.stderr
+    assert "Traceback" not in ended.stderr and not (tmp_path / "run").exists()
 
 
-def test_a_value_that_no_command_line_holds_is_refused(tmp_path):
-    config = digits.get_config("smoke")
-    runs = sweeps.resolve(config, [{"workload.dataset": None}])
-    with pytest.raises(ValueError, match="workload.dataset=None cannot be given on a command"):
-        commands.jobs(tmp_path, FILE, config, runs)
+def test_a_new_sweep_of_a_config_at_fault_starts_no_run(tmp_path):
+    wrong = tiny(**{"workload.dataset": "digit"})
+    with pytest.raises(ValueError, match="did you mean 'digits'"):
+        actions.run(options(tmp_path / "sweep", config=wrong), threading.Event())
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_run_of_table_2_measures_its_setting_alone():
@@ -342,9 +344,12 @@ def test_the_status_view_names_every_run(ran, capsys):
         assert "finished" in line and "3 rows" in line and "workload.seeds=(" in line
 
 
-@pytest.mark.parametrize("study", ["loss_modelling", "mean_replacement", "pruning_mechanism"])
-def test_no_two_rows_of_a_committed_study_are_one_measurement(study):
-    assert results.read(ROOT / "notebooks" / "results" / study).results
+@pytest.mark.parametrize("module", STUDIES[1:])
+def test_a_committed_run_can_be_continued_by_the_committed_config(module):
+    """And no two of its rows are of one job, which `read` refuses."""
+    run = results.read(ROOT / "notebooks" / "results" / module.__name__.split(".")[1])
+    assert run.results
+    assert run.config == records.decode(records.encode(module.get_config("cpu").to_dict()))
 
 
 # A sweep of stand-ins for runs, which end as a file beside the runs says.
@@ -486,8 +491,8 @@ def test_a_sweep_that_is_asked_to_end_ends_its_runs_first(tmp_path):
     folder = tmp_path / "sweep"
     first, second, third = names((1, 2, 3))
     line = [f"--config={FILE}", "--sweep=seeds", f"--folder={folder}", "run"]
-    changes = tiny(**{"workload.seeds": (1, 2, 3)})
-    line += overrides.arguments(digits.get_config("smoke"), changes)
+    changes = TINY | {"workload.seeds": (1, 2, 3)}
+    line += [f"--config.{field}={value}" for field, value in changes.items()]
     process = subprocess.Popen(
         [sys.executable, "-c", CLI.replace('else "finish"', 'else "hang"'), *line],
         cwd=ROOT,

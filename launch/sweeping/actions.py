@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 from launch import display, overrides
 from launch.sweeping import commands, folders, gathering, local, slurm
-from pruning_jax import choices
+from pruning_jax import choices, studies
 from pruning_jax.lab import sweeps
 
 PLACES = ("local", "slurm")
@@ -59,16 +60,17 @@ def run(options: Options, stopping: threading.Event) -> int:
       OSError: the folder cannot be written, or another sweep process works in it.
     """
     _check(options)
-    folder, runs, jobs = options.folder, *_planned(options)
+    folder, runs = options.folder, _planned(options)
     content = folders.record(options.file, options.sweep, options.config, runs)
     executor = None
     if options.on == "slurm":
         executor = slurm.executor(folder, slurm.parameters(options.slurm))
     with folders.held(folder, content):
+        commands.write(folder, runs)
         found = folders.standings(folder, content, slurm.queued(folder))
         wanted = STARTED + ("failed",) * options.retry + ("running",) * (executor is None)
         names = {standing.name for standing in found if standing.state in wanted}
-        left = [job for job in jobs if job.name in names]
+        left = [job for job in commands.jobs(folder, runs) if job.name in names]
         if executor is not None:
             slurm.submit(executor, folder, left)
         else:
@@ -86,9 +88,9 @@ def _check(options: Options) -> None:
         raise ValueError("run needs --config and --sweep")
 
 
-def _planned(options: Options) -> tuple[list[sweeps.Run], list[commands.Job]]:
-    """The sweep's runs, and the command of each."""
-    module, before = overrides.load(options.file)
+def _planned(options: Options) -> list[sweeps.Run]:
+    """The sweep's runs; of a new one on this machine the first can be built, before any starts."""
+    module, _ = overrides.load(options.file)
     known = getattr(module, "SWEEPS", {})
     if not known:
         raise ValueError(f"{options.file} has no SWEEPS")
@@ -98,7 +100,11 @@ def _planned(options: Options) -> tuple[list[sweeps.Run], list[commands.Job]]:
     except Exception as error:
         raise ValueError(f"the sweep {options.sweep} of {options.file} fails: {error}") from error
     runs = sweeps.resolve(options.config, sets)
-    return runs, commands.jobs(options.folder, options.file, before, runs)
+    if options.on == "local" and not folders.is_there(options.folder):
+        jax.config.update("jax_platforms", "cpu")  # the runs need the other devices
+        config = runs[0].config.to_dict()
+        studies.find(config["study"]).build(config)
+    return runs
 
 
 def _ended(options: Options, stopping: threading.Event) -> int:

@@ -11,11 +11,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
-from launch import overrides
+from launch import written
 from launch.stopping import STOPPED
-from pruning_jax.lab import status, sweeps
+from pruning_jax.lab import records, status, sweeps
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,33 +46,34 @@ class Job(NamedTuple):
         return [sys.executable, "-m", "launch.main", self.arguments[0], own, *self.arguments[1:]]
 
 
-def jobs(folder: Path, file: str, before: ConfigDict, runs: list[sweeps.Run]) -> list[Job]:
-    """The command of every run of a sweep.
+def jobs(folder: Path, runs: list[sweeps.Run]) -> list[Job]:
+    """The command of every run of a sweep, whose configs `write` has put into its folder."""
+    return [
+        Job(
+            run.name,
+            folder / "runs" / run.name,
+            folder / "logs" / f"{run.name}.log",
+            (f"--config={written.__file__}:{_config(folder, run)}",),
+        )
+        for run in runs
+    ]
 
-    Args:
-      folder: the sweep's.
-      file: the config file, as in ``--config``.
-      before: its config without overrides.
-      runs: of the sweep.
+
+def write(folder: Path, runs: list[sweeps.Run]) -> None:
+    """Writes the config of every run, from which it is read whenever the run starts.
 
     Raises:
-      ValueError: a run's config cannot be given on a command line.
+      OSError: the disk is full, read-only or fails.
     """
-    made = []
     for run in runs:
-        changes = overrides.arguments(before, run.config)
-        try:
-            read = sweeps.name(overrides.parsed(before, changes))
-        except Exception as error:
-            read = str(error).strip().splitlines()[-1]
-        if read != run.name:
-            raise ValueError(
-                f"the run {sweeps.describe(run.overrides)} cannot be given on a command line: "
-                f"{' '.join(changes)} is read as another config ({read})"
+        if not _config(folder, run).exists():
+            records.write_whole(
+                _config(folder, run), records.to_json(run.config.to_dict(), indent=1)
             )
-        log = folder / "logs" / f"{run.name}.log"
-        made.append(Job(run.name, folder / "runs" / run.name, log, (f"--config={file}", *changes)))
-    return made
+
+
+def _config(folder: Path, run: sweeps.Run) -> Path:
+    return folder / "configs" / f"{run.name}.json"
 
 
 def execute(job: Job, stopping: threading.Event) -> int:

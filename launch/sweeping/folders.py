@@ -1,6 +1,7 @@
 """A sweep's folder: what it holds, whose it is, and how its runs stand.
 
 sweep.json    {"config": file, "base": its config, "sweep": name, "runs": [{name, overrides}]}
+configs/      what every run runs, fixed when the sweep is written
 runs/NAME/    a run directory each
 logs/NAME.log what each run printed
 submitit/     on Slurm: submitit's files, and the job of each run
@@ -16,6 +17,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from launch import written
 from pruning_jax.lab import locks, records, status, sweeps
 
 _FILE = "sweep.json"
@@ -59,6 +61,11 @@ def read(folder: Path) -> Record:
     if not (folder / _FILE).exists():
         raise FileNotFoundError(errno.ENOENT, "there is no sweep in this folder", str(folder))
     return records.read_json(folder / _FILE, {})
+
+
+def is_there(folder: Path) -> bool:
+    """Whether a sweep was written into a folder."""
+    return (folder / _FILE).exists()
 
 
 @contextlib.contextmanager
@@ -131,14 +138,7 @@ def standings(folder: Path, content: Record, queued: Collection[str] = ()) -> li
 
 
 def _shown(overrides: Record) -> str:
-    return sweeps.describe(tupled(overrides))
-
-
-def tupled(value: Any) -> Any:
-    """What JSON gives back, with tuples for lists, as configs have them."""
-    if isinstance(value, dict):
-        return {key: tupled(item) for key, item in value.items()}
-    return tuple(map(tupled, value)) if isinstance(value, list) else value
+    return sweeps.describe(written.tupled(overrides))
 
 
 def _progress(path: Path) -> str:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from launch.sweeping.folders import Record, tupled
+from launch.sweeping.folders import Record
+from launch.written import tupled
 from pruning_jax import studies
 from pruning_jax.lab import results, status, tables
 from pruning_jax.lab.jobs import Lab
