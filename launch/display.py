@@ -1,5 +1,6 @@
 """What a run tells its user: a progress bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,14 @@ def reporter(stream: TextIO | None = sys.stderr) -> Callable:
     """
     if stream is None:
         return lambda label, done, total, figures: None
-    return _bars(stream) if stream.isatty() else _lines(stream)
+    tell = _bars(stream) if stream.isatty() else _lines(stream)
+
+    def report(label: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        # A pipe that is closed or a disk that is full ends the telling, not the run.
+        with contextlib.suppress(OSError, ValueError):
+            tell(label, done, total, figures)
+
+    return report
 
 
 def _figures(figures: Mapping[str, float]) -> str:

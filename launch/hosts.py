@@ -59,8 +59,8 @@ def find(environment: Mapping[str, str]) -> Job | None:
     else:
         return None
     count, own = (_number(name, environment[name]) for name in names[1:])
-    if not re.fullmatch(r"\S+:\d+", address):
-        raise ValueError(f"{names[0]} is {address!r}; it must be HOST:PORT")
+    if not re.fullmatch(r"\S+:\d+", address) or not 0 < int(address.rpartition(":")[2]) < 2**16:
+        raise ValueError(f"{names[0]} is {address!r}; it must be HOST:PORT, a port below 65536")
     if not own < count:
         raise ValueError(
             f"{names[2]} is {own}; it must be 0 to {count - 1}, as {names[1]} is {count}"
@@ -110,6 +110,8 @@ def _join(job: Job, seconds: float) -> None:
         job.processes,
         job.process,
         initialization_timeout=int(seconds) + 60,
+        # Of the address alone: otherwise every interface of the host listens.
+        coordinator_bind_address=job.address if job.process == 0 else None,
         heartbeat_timeout_seconds=DEAD_AFTER_SECONDS,
         shutdown_timeout_seconds=DEAD_AFTER_SECONDS,
     )

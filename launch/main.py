@@ -4,16 +4,21 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+
+from launch import stopping
+
+if __name__ == "__main__":
+    stopping.leave_at_once()  # what follows takes seconds to import
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from launch import display, hosts, stopping
+from launch import display, hosts
 from launch.overrides import parse
 from pruning_jax import studies
 from pruning_jax.lab import meshes, processes, results, status
 from pruning_jax.lab.jobs import Lab, Stopped
+from pruning_jax.studies import workloads
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The study's config.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -39,6 +44,10 @@ def main(arguments: list[str]) -> None:
 def _run(asked: Callable[[], bool]) -> None:
     try:
         config = CONFIG.value.to_dict()
+        if "study" not in config:
+            raise ValueError(
+                f"the config has no field 'study'; it is one of {list(studies.STUDIES)}"
+            )
         mesh = {"devices": DEVICES.value, "replicates": REPLICATES.value}
         versions = results.environment.versions()
         processes.require_same(config=config, workdir=WORKDIR.value, mesh=mesh, versions=versions)
@@ -46,8 +55,18 @@ def _run(asked: Callable[[], bool]) -> None:
         report = display.reporter(sys.stderr if processes.is_first() else None)
         with meshes.use(meshes.make(**mesh)):
             plan = study.build(config)
-            opened = results.open_run(WORKDIR.value, config, study=config["study"])
-            with opened as run, _told(run.path):
+            opened = results.open_run(
+                WORKDIR.value,
+                config,
+                study=config["study"],
+                surroundings={
+                    "jax": results.environment.settings(),
+                    "data": workloads.fingerprints(config),
+                },
+            )
+            with opened as run, _told(run):
+                for note in run.notes:
+                    print(f"note: {note}", file=sys.stderr, flush=True)
                 study.run(plan, Lab(run, report, asked))
     except Stopped as stop:
         if processes.is_first():
@@ -62,24 +81,29 @@ def _run(asked: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _told(run: results.Run) -> Iterator[None]:
     """Keeps status.json while the run goes on, and writes how it ended.
 
     A job that another process's death has ended says nothing: it is one to be continued.
     """
-    write = status.write if processes.is_first() else (lambda *_: None)
-    write(path, "running")
+    first = processes.is_first()
+
+    def write(*state: str) -> None:
+        if first and not run.is_unchanged:
+            status.write(run.path, *state)
+
+    write("running")
     try:
         yield
     except Stopped:
-        write(path, "stopped")
+        write("stopped")
         raise
     except Exception as error:
         if not processes.is_lost(error):
             with contextlib.suppress(OSError):
-                write(path, "failed", str(error) or type(error).__name__)
+                write("failed", str(error) or type(error).__name__)
         raise
-    write(path, "finished")
+    write("finished")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import numbers
 import operator
 from collections.abc import Iterable
 
@@ -51,9 +52,23 @@ def whole(name: str, value: object, what: str) -> int:
       ValueError: it is no integer, or below 1; the message has its name and what it counts.
     """
     try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError("a boolean is no count")
         number = operator.index(value)
     except TypeError as error:
         raise ValueError(f"{name} is {value!r}; it must be an integer, 1 {what} or more") from error
     if number < 1:
         raise ValueError(f"{name} is {number}; it must be 1 {what} or more")
     return number
+
+
+def number(name: str, value: object, below: float = math.inf) -> None:
+    """Checks a finite number from 0 to `below`, which is left out.
+
+    Raises:
+      ValueError: it is none, a boolean or a text among them.
+    """
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+    if not real or not 0 <= value < below:
+        rule = "finite and not negative" if below == math.inf else f"from 0 to below {below:g}"
+        raise ValueError(f"{name} is {value!r}; it must be a number, {rule}")

@@ -1,10 +1,10 @@
 """The values of a training run, and the optimiser that they describe."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import numpy as np
 import optax
 
 from pruning_jax import choices
@@ -48,14 +48,21 @@ def check(recipe: Recipe) -> None:
     choices.check("optimizer", recipe.optimizer, OPTIMIZERS)
     for name, low in (("epochs", 0), ("batch_size", 1)):
         value = getattr(recipe, name)
-        if not isinstance(value, int) or value < low:
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise ValueError(f"{name} is {value!r}; it must be an integer of at least {low}")
-    for name in ("learning_rate", "momentum", "weight_decay", "factor"):
-        value = getattr(recipe, name)
-        if not np.isfinite(value) or value < 0:
-            raise ValueError(f"{name} is {value!r}; it must be finite and not negative")
-    if list(recipe.boundaries) != sorted(set(recipe.boundaries)):
-        raise ValueError(f"boundaries are {recipe.boundaries}; they must be increasing epochs")
+    for name, below in (("learning_rate", math.inf), ("weight_decay", math.inf)):
+        choices.number(name, getattr(recipe, name), below)
+    choices.number("factor", recipe.factor)
+    choices.number("momentum", recipe.momentum, below=1)
+    if not isinstance(recipe.augment, bool):
+        raise ValueError(f"augment is {recipe.augment!r}; it must be True or False")
+    epochs = list(recipe.boundaries)
+    whole = all(isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in epochs)
+    if not whole or epochs != sorted(set(epochs)) or min(epochs, default=1) < 1:
+        raise ValueError(
+            f"boundaries are {recipe.boundaries}; they must be increasing epochs, integers of 1 or "
+            "more"
+        )
 
 
 def learning_rate(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:

@@ -1,5 +1,7 @@
 """Splits, standardisation, order and augmentation, and what `data.load` refuses."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -217,6 +219,39 @@ def test_mnist_and_cifar10_load(tfds_dir):
         counts = np.bincount(np.concatenate([b.labels for b in dataset[:3]]))
         assert dataset.classes == 10 and counts.sum() == train + validation + 10_000
         assert_standardised(dataset.train.inputs)
+
+
+@pytest.mark.parametrize("wrong", ["cut", "empty", "garbled", "absent", "info", "class"])
+def test_a_dataset_whose_files_are_damaged_is_named(tfds_dir, tmp_path, wrong):
+    (version,) = (p for p in pathlib.Path(tfds_dir, "mnist").iterdir() if p.is_dir())
+    folder = tmp_path / wrong / "mnist" / version.name
+    folder.mkdir(parents=True)
+    for file in version.iterdir():
+        (folder / file.name).symlink_to(file)
+    shard = next(folder.glob("*train*"))
+    content, name = shard.read_bytes(), shard
+    if wrong == "info":
+        name, content = folder / "dataset_info.json", b"{"
+    elif wrong == "class":
+        name = folder / "features.json"
+        content = name.read_bytes().replace(b"tensorflow_datasets.core", b"my_own.evil", 1)
+    else:
+        half = len(content) // 2
+        content = {"cut": content[:half], "empty": b"", "garbled": b"?" * half}.get(wrong)
+    name.unlink()
+    if content is not None:
+        name.write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        data.load("mnist", seed=0, data_dir=str(tmp_path / wrong))
+    assert "'mnist'" in str(caught.value) and str(tmp_path / wrong) in str(caught.value)
+    assert wrong != "class" or "my_own.evil" in str(caught.value)
+
+
+def test_a_fingerprint_is_of_the_stored_data():
+    assert data.fingerprint("digits") == data.fingerprint("digits", None)
+    assert data.fingerprint("digits") != data.fingerprint("digits_64x64x3")
+    with pytest.raises(ValueError, match="no such folder"):
+        data.load("digits", seed=0, data_dir="/nowhere")
 
 
 def test_augment_is_a_function_of_its_key():

@@ -2,6 +2,8 @@
 
 import io
 
+import pytest
+
 from launch import display
 
 
@@ -19,6 +21,14 @@ def test_elsewhere_there_are_plain_lines_and_the_last_of_each_part():
     assert lines[0] == "pretrained: 1/100 loss=1"
     assert lines[-1] == "pretrained: 100/100 loss=0.01"
     assert len(lines) < 10 and "\r" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_a_stream_that_takes_nothing_ends_the_telling_alone(kind):
+    stream = kind()
+    report = display.reporter(stream)
+    stream.close()
+    report("pretrained", 1, 2, {"loss": 0.5})
 
 
 def test_on_a_terminal_there_is_a_bar_that_is_cleared_at_the_end():

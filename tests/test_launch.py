@@ -11,8 +11,11 @@ import time
 
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs import digits, loss_modelling
+from launch import overrides
 from pruning_jax import measurements, studies
 from pruning_jax.criteria import WEIGHT_CRITERIA
 from pruning_jax.lab import checkpointing, jobs, replicates, results
@@ -81,9 +84,11 @@ def test_a_run_killed_at_random_ends_like_an_uninterrupted_one(tmp_path):
     assert {name.split("/")[0] for name in ours} == {"pretrained", "pruned", "retrained"}
     for name in ours:
         np.testing.assert_equal(ours[name], theirs[name])
-    before = {path: path.stat().st_mtime_ns for path in killed.rglob("*.jsonl")}
+    before = {path: path.stat().st_mtime_ns for path in killed.rglob("*") if path.is_file()}
     finish(killed, config)
-    assert {path: path.stat().st_mtime_ns for path in killed.rglob("*.jsonl")} == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    for figure in (whole / "figures").iterdir():
+        assert figure.read_bytes() == (killed / "figures" / figure.name).read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +230,45 @@ def test_a_bad_command_line_is_explained_and_writes_nothing(tmp_path, override, 
     assert not (tmp_path / "run").exists()
 
 
+RATE = {"epochs": 1, "batch_size": 3, "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("field", ["seeds", "training", "dataset", "criteria", "schedule"])
+def test_a_missing_field_is_named(field):
+    config = digits.get_config("smoke").to_dict()
+    del config["workload"][field]
+    with pytest.raises(ValueError, match=f"has no field '{field}'"):
+        studies.find("comparison").build(config)
+    with pytest.raises(ValueError, match="workload is None; give its fields"):
+        studies.find("comparison").build({"study": "comparison"})
+    with pytest.raises(ValueError, match="workloads is None; give at least one"):
+        studies.find("loss_modelling").build({"study": "loss_modelling"})
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("def get_config(:", "SyntaxError"),
+        ("x = 1", "get_config"),
+        ("def get_config(): raise KeyError('seeds')", "KeyError: 'seeds'"),
+        ("def get_config(): return {}", "returns a dict, not a ConfigDict"),
+        ("import nosuchmodule", "nosuchmodule"),
+    ],
+)
+def test_a_config_file_at_fault_ends_in_a_line_that_names_it(tmp_path, monkeypatch, text, named):
+    file = tmp_path / "own.py"
+    file.write_text(text + "\n")
+    monkeypatch.setattr(sys, "argv", [])
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    with pytest.raises(SystemExit) as caught:
+        overrides.parse(["main", f"--config={file}"], values)
+    message = str(caught.value)
+    assert message.startswith("error: ") and named in message and str(file) in message
+    assert "\n" not in message
+
+
 @pytest.mark.parametrize(
     ("field", "value", "named"),
     [
@@ -242,6 +286,30 @@ def test_a_bad_command_line_is_explained_and_writes_nothing(tmp_path, override, 
         ("stages", 10**7, "10000000"),
         ("seeds", (), "seeds"),
         ("seeds", (1, 1), "twice"),
+        ("seeds", (1.5,), "integer"),
+        ("seeds", ("a",), "integer"),
+        ("seeds", (True,), "integer"),
+        ("seeds", (1, 2**32 + 1), "below 2.32"),
+        ("validation", 0, "holds out no example"),
+        ("data_dir", "/nowhere", "no such folder"),
+        ("sparsities", (), "sparsities is empty"),
+        ("criteria", (), "criteria is empty"),
+        ("stages", 10**9, "stages are more than"),
+        ("stages", True, "stages is True"),
+        ("critera", ("magnitude",), "mean 'criteria'"),
+        ("model", {"widths": (3,)}, "give its name"),
+        ("training", {"epochs": True, "batch_size": 3, "learning_rate": 0.1}, "epochs is True"),
+        ("training", {"epochs": 1, "batch_size": 3}, "no field 'learning_rate'"),
+        ("training", {"epochs": 1, "batch_size": 5000, "learning_rate": 0.1}, "batch_size is 5000"),
+        ("training", RATE | {"learning_rate": "fast"}, "learning_rate is 'fast'"),
+        ("training", RATE | {"learning_rate": None}, "learning_rate is None"),
+        ("training", RATE | {"learning_rate": float("nan")}, "learning_rate is nan"),
+        ("training", RATE | {"momentum": 5}, "momentum is 5; .* below 1"),
+        ("training", RATE | {"boundaries": (-1,)}, "integers of 1 or more"),
+        ("training", RATE | {"boundaries": ("a",)}, "integers of 1 or more"),
+        ("training", RATE | {"boundaries": (0.5,)}, "integers of 1 or more"),
+        ("training", RATE | {"augment": "no"}, "augment is 'no'"),
+        ("retraining", {"regime": "fine_tuning", "learning_rate": float("nan")}, "is nan"),
         ("statistics_examples", 0, "statistics_examples"),
         ("validation", 10**6, "1000000"),
         ("training", {"epochs": 1, "batch_sise": 3}, "batch_size"),

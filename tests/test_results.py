@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pruning_jax.lab import records, results, tables
+from pruning_jax.lab import records, results, status, tables
 from pruning_jax.lab.tables import Row
 
 CONFIG = {"seed": 0, "model": {"widths": (300, 100), "activation": "tanh"}, "rate": 0.1}
@@ -45,7 +45,7 @@ def test_config_says_what_ran(run):
     assert found["versions"].keys() == wanted
     assert found["versions"]["numpy"] == np.__version__
     assert found["devices"] and len(found["git"]) == len(found["started"]) == 1
-    assert found["git"][0].keys() == {"revision", "dirty"}
+    assert found["git"][0].keys() == {"revision", "dirty", "changes"}
 
 
 def test_same_config_continues(run):
@@ -85,6 +85,71 @@ def test_another_config_is_refused_naming_every_field(run):
         "  study: 'loss_modelling' there, 'pruning' now",
     ]
     assert (run.path / "config.json").read_bytes() == before
+
+
+def test_other_data_or_settings_are_refused_naming_them(tmp_path):
+    there = {"data": {"w": "abc"}, "jax": {"jax_enable_x64": "False"}}
+    results.open_run(tmp_path, CONFIG, study="s", surroundings=there).close()
+    results.open_run(tmp_path, CONFIG, study="s", surroundings=there).close()
+    results.open_run(tmp_path, CONFIG, study="s").close()
+    for name, value, told in [("data", {"w": "abd"}, "data.w: 'abc' there, 'abd' now")] + [
+        ("jax", {"jax_enable_x64": "True"}, "jax.jax_enable_x64: 'False' there, 'True' now")
+    ]:
+        with pytest.raises(ValueError, match=f"surroundings.{told}"):
+            results.open_run(tmp_path, CONFIG, study="s", surroundings=there | {name: value})
+
+
+def test_a_config_file_that_says_nothing_beside_rows_is_refused(run):
+    run.add([Row({"a": 1}, {})])
+    run.close()
+    for content in ("{}", '{"config": {}, "study": "loss_modelling"}'):
+        (run.path / "config.json").write_text(content)
+        with pytest.raises(ValueError, match="does not say of what|another config"):
+            results.open_run(run.path, CONFIG, study="loss_modelling")
+
+
+def test_what_differs_from_the_start_before_is_noted(run, monkeypatch):
+    assert run.notes == ()
+    run.close()
+    before = results.read(run.path).provenance["git"][-1]
+    git = before | {"dirty": True, "changes": "0123"}
+    monkeypatch.setattr(results.environment, "revision", lambda: git)
+    monkeypatch.setattr(results.environment, "versions", lambda: {"jax": "0"})
+    with results.open_run(run.path, CONFIG, study="loss_modelling") as again:
+        source, package = again.notes
+    assert "the source was at" in source and "with changes (0123) now" in source
+    assert package.startswith("jax was ") and package.endswith("and is 0 now")
+    with results.open_run(run.path, CONFIG, study="loss_modelling") as third:
+        assert third.notes == ()
+
+
+def test_a_finished_run_that_is_opened_again_changes_once_something_is_added(run):
+    status.write(run.path, "finished")
+    run.close()
+    before = (run.path / "config.json").read_bytes()
+    with results.open_run(run.path, CONFIG, study="loss_modelling") as again:
+        assert again.is_unchanged
+        again.write_claims([{"id": "a"}])
+        assert (run.path / "config.json").read_bytes() == before
+        again.add([Row({"a": 1}, {})])
+        assert not again.is_unchanged
+    assert len(results.read(run.path).provenance["started"]) == 2
+
+
+def test_a_closed_run_takes_nothing(run):
+    run.close()
+    for action in (lambda: run.add([Row({"a": 1}, {})]), lambda: run.log({"a": 1}, {})):
+        with pytest.raises(ValueError, match="closed; open it again"):
+            action()
+    assert results.read(run.path).results == results.read(run.path).metrics == []
+
+
+def test_an_address_is_no_work_directory(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="gs://bucket/run is an address"):
+        results.open_run("gs://bucket/run", CONFIG, study="s")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with results.open_run("~/run", CONFIG, study="s") as run:
+        assert run.path == tmp_path / "run"
 
 
 def test_the_lock_is_given_back_after_a_refusal(run):

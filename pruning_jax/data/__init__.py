@@ -82,6 +82,15 @@ def load(
     )
 
 
+def fingerprint(name: str, data_dir: str | None = None) -> str:
+    """A digest of a dataset's images and labels, as they are stored.
+
+    Raises:
+      ValueError: as `load`.
+    """
+    return datasets.fingerprint(name, data_dir)
+
+
 def check_batch(batch: Batch, classes: int) -> None:
     """Checks that a batch can be classified: as many labels as inputs, in range, inputs finite.
 

@@ -1,10 +1,14 @@
 """Image-classification datasets as they are stored: read and decoded, not yet split by seed."""
 
+import contextlib
 import difflib
 import functools
+import glob
+import hashlib
+import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,10 +44,23 @@ def read(name: str, data_dir: str | None = None) -> Stored:
       ValueError: the name is unknown, or the dataset is not prepared, or it does not classify
         images of one size.
     """
+    if data_dir is not None and not os.path.isdir(os.path.expanduser(data_dir)):
+        raise ValueError(f"data_dir is {data_dir!r}, and there is no such folder")
     if name in EMBEDDED:
         return EMBEDDED[name]()
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or _DEFAULT_DIR
     return _prepared(name, os.path.abspath(os.path.expanduser(chosen)))
+
+
+@functools.lru_cache(maxsize=16)
+def fingerprint(name: str, data_dir: str | None = None) -> str:
+    """A digest of a dataset as it is stored."""
+    digest = hashlib.sha256()
+    for batch in read(name, data_dir)[:2]:
+        for array in batch:
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=1)
@@ -77,8 +94,9 @@ EMBEDDED: dict[str, Callable[[], Stored]] = {
 
 @functools.lru_cache(maxsize=4)
 def _prepared(name: str, data_dir: str) -> Stored:
-    builder = _builder(name, data_dir)
-    classes = _classes(name, builder.info.features)
+    with _named(name, data_dir):
+        builder = _builder(name, data_dir)
+        classes = _classes(name, builder.info.features)
     if not builder.is_prepared():
         raise ValueError(
             f"dataset {name!r} is not prepared in {data_dir}; give the data_dir where it is, or "
@@ -91,7 +109,28 @@ def _prepared(name: str, data_dir: str) -> Stored:
             f"dataset {name!r} has the splits {', '.join(sorted(splits))}; it needs 'train', and "
             f"'test' or 'validation'"
         )
-    return Stored(_decoded(name, builder, "train"), _decoded(name, builder, test), classes)
+    with _named(name, data_dir):
+        return Stored(_decoded(name, builder, "train"), _decoded(name, builder, test), classes)
+
+
+class _Refused(ValueError):
+    """What is wrong has been said."""
+
+
+@contextlib.contextmanager
+def _named(name: str, data_dir: str) -> Iterator[None]:
+    """Says of which dataset a file is missing, cut short or garbled, whatever reads it."""
+    try:
+        yield
+    except _Refused:
+        raise
+    except Exception as error:
+        words = str(error).strip().splitlines()
+        raise ValueError(
+            f"the dataset {name!r} in {data_dir} cannot be read: {type(error).__name__}: "
+            f"{words[0] if words else 'no more is known'}; prepare it again: "
+            f"{_command(name, data_dir)}"
+        ) from error
 
 
 def _builder(name: str, data_dir: str) -> Any:
@@ -102,16 +141,35 @@ def _builder(name: str, data_dir: str) -> Any:
     base = re.split("[:/]", name)[0]
     if base not in known and not os.path.isdir(os.path.join(data_dir, base)):
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise ValueError(
+        raise _Refused(
             f"unknown dataset {name!r} (did you mean {nearest!r}?); valid: "
             f"{', '.join(EMBEDDED)}, and the names of TensorFlow Datasets"
         )
+    _check_features(name, os.path.join(data_dir, base))
     try:
         return tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, AssertionError, ValueError) as error:
-        raise ValueError(
+        raise _Refused(
             f"dataset {name!r} has no such version or configuration: {str(error).splitlines()[0]}"
         ) from error
+
+
+def _check_features(name: str, folder: str) -> None:
+    """Refuses a dataset whose info would import anything but TensorFlow Datasets' own features."""
+    for path in glob.glob(os.path.join(folder, "**", "features.json"), recursive=True):
+        with open(path, encoding="utf-8") as stream:
+            left = [json.load(stream)]
+        while left:
+            value = left.pop()
+            if not isinstance(value, dict | list):
+                continue
+            left += value.values() if isinstance(value, dict) else value
+            asked = value.get("pythonClassName", "") if isinstance(value, dict) else ""
+            if asked and not str(asked).startswith("tensorflow_datasets."):
+                raise _Refused(
+                    f"{path} of the dataset {name!r} names the class {asked!r}; only those of "
+                    "tensorflow_datasets are read"
+                )
 
 
 def _classes(name: str, features: Any) -> int:
@@ -120,16 +178,25 @@ def _classes(name: str, features: Any) -> int:
 
     image, label = (dict(features).get(key) for key in ("image", "label"))
     if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
-        raise ValueError(
+        raise _Refused(
             f"dataset {name!r} has the features {', '.join(sorted(features))}; to classify images "
             f"it needs an 'image' and a class 'label', as 'mnist' and 'cifar10' have"
         )
     if None in image.shape or image.np_dtype != np.uint8:
-        raise ValueError(
+        raise _Refused(
             f"the images of dataset {name!r} have shape {image.shape} and type "
             f"{np.dtype(image.np_dtype)}; they must all have one shape, and be uint8"
         )
     return label.num_classes
+
+
+def _check_image(name: str, split: str, number: int, image: np.ndarray, shape: tuple) -> None:
+    """Refuses an image that would be spread or cut to fit."""
+    if image.shape != shape or image.dtype != np.uint8:
+        raise _Refused(
+            f"image {number} of the split {split!r} of dataset {name!r} has shape {image.shape} "
+            f"and type {image.dtype}; its info says {shape} and uint8"
+        )
 
 
 def _command(name: str, data_dir: str) -> str:
@@ -143,16 +210,23 @@ def _decoded(name: str, builder: Any, split: str) -> Batch:
     try:
         source = builder.as_data_source(split)
     except NotImplementedError as error:
-        raise ValueError(
+        raise _Refused(
             f"dataset {name!r} is prepared as {builder.info.file_format.value}, which only "
             f"TensorFlow reads; prepare it as array_record, in another data_dir: "
             f"{_command(name, 'DIRECTORY')}"
         ) from error
-    images = np.empty((len(source), *builder.info.features["image"].shape), np.uint8)
-    labels = np.empty(len(source), np.int32)
+    shape, count = builder.info.features["image"].shape, builder.info.splits[split].num_examples
+    if len(source) != count:
+        raise _Refused(
+            f"the split {split!r} of dataset {name!r} holds {len(source)} records, and its info "
+            f"says {count}; prepare it again"
+        )
+    images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
     for start in range(0, len(source), _DECODED_AT_ONCE):
         stop = min(start + _DECODED_AT_ONCE, len(source))
         records = source.__getitems__(range(start, stop))
+        for number, record in enumerate(records, start):
+            _check_image(name, split, number, record["image"], shape)
         images[start:stop] = [record["image"] for record in records]
         labels[start:stop] = [record["label"] for record in records]
     return Batch(images, labels)

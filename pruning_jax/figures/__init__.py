@@ -3,6 +3,8 @@
 A row is a line of ``results.jsonl``; a figure is a `matplotlib.figure.Figure`, bound to no display.
 """
 
+import matplotlib
+
 from pruning_jax.figures.comparison import accuracy_by_sparsity
 from pruning_jax.figures.landscape import contours, profiles, surface
 from pruning_jax.figures.loss_modelling import (
@@ -16,6 +18,8 @@ from pruning_jax.figures.loss_modelling import (
 from pruning_jax.figures.mean_replacement import mean_replacement
 from pruning_jax.figures.pruning_mechanism import pruning_mechanism
 from pruning_jax.figures.unit_graph import unit_graph
+
+matplotlib.rcParams["svg.hashsalt"] = "pruning_jax"  # the same figure is the same file
 
 __all__ = [
     "Spreads",

@@ -1,5 +1,6 @@
 """What a run ran with: versions, devices and the revision of the source."""
 
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -7,6 +8,12 @@ from pathlib import Path
 
 import jax
 
+_SETTINGS = (
+    "jax_threefry_partitionable",
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+)
 _PACKAGES = ("pruning_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -27,16 +34,23 @@ def devices() -> list[str]:
     return [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
 
 
-def revision() -> dict[str, str | bool | None]:
-    """The revision of the source tree and whether tracked files differ from it.
+def settings() -> dict[str, str]:
+    """The settings of JAX that change the bits of results, as they are shown."""
+    return {name: repr(getattr(jax.config, name)) for name in _SETTINGS}
 
-    Both are ``None`` where this package is not tracked in one.
+
+def revision() -> dict[str, str | bool | None]:
+    """The revision of the source tree, whether tracked files differ from it, and a digest of how.
+
+    All are ``None`` where this package is not tracked in one.
     """
     here = Path(__file__)
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
-        return {"revision": None, "dirty": None}
-    changes = _git(here.parent, "status", "--porcelain", "--untracked-files=no")
-    return {"revision": _git(here.parent, "rev-parse", "HEAD"), "dirty": changes != ""}
+        return {"revision": None, "dirty": None, "changes": None}
+    changes = _git(here.parent, "diff", "HEAD")
+    digest = hashlib.sha256(changes.encode()).hexdigest()[:12] if changes else None
+    found = {"revision": _git(here.parent, "rev-parse", "HEAD"), "dirty": changes != ""}
+    return found | {"changes": digest}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -17,6 +17,8 @@ from jax.experimental import multihost_utils
 from pruning_jax.types import PyTree
 
 _MESSAGE_BYTES = 2_000
+_LOST = ("UNKNOWN: Gloo", "UNAVAILABLE", "INTERNAL: Gloo")
+"""How a ValueError of jaxlib begins where a collective has lost a peer."""
 _OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "FAILED_PRECONDITION")
 
 
@@ -34,8 +36,11 @@ def is_lost(error: Exception) -> bool:
 
     Other errors of JAX, such as memory that is exhausted, are this process's own.
     """
-    several = jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
-    return several and not str(error).startswith(_OWN)
+    if jax.process_count() == 1:
+        return False
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return not str(error).startswith(_OWN)
+    return isinstance(error, ValueError) and str(error).startswith(_LOST)
 
 
 def agree(value: bool) -> bool:

@@ -17,6 +17,16 @@ import numpy as np
 
 Record = dict[str, Any]
 
+_ADVICE = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        "free some space or choose a folder that can be written, and run again",
+    ),
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP),
+        "something else has this name; remove it, or choose a folder of another name",
+    ),
+}
 _TEMPORARY = ".writing"
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -202,7 +212,7 @@ def unwritten(path: Path, error: Exception) -> OSError:
     reason = os.strerror(code)
     if code == errno.EIO:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-    advice = "free some space or choose a folder that can be written, and run again"
+    advice = _ADVICE.get(code, "choose a folder that can be written, and run again")
     return OSError(code, f"not written: {reason}; {advice}", str(path))
 
 

@@ -10,6 +10,8 @@ from pruning_jax.lab import locks, records
 
 FILE = "status.json"
 
+_TEXTS = ("error", "time")
+
 WRITTEN = ("running", "stopped", "failed", "finished")
 """What a run says of itself: "stopped" is one that kept its state when it was asked to end."""
 
@@ -61,4 +63,7 @@ def _written(path: Path) -> Status:
         found = records.read_json(path / FILE, {})
     except ValueError as error:
         return Status("failed", str(error))
-    return Status(found.get("state", "running"), found.get("error"), found.get("time"))
+    state = found.get("state", "running")
+    if state not in WRITTEN:
+        return Status("failed", f"{FILE} says {state!r}, which is no state")
+    return Status(state, *(None if found.get(of) is None else str(found[of]) for of in _TEXTS))

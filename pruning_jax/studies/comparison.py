@@ -13,6 +13,8 @@ from pruning_jax.studies import workloads
 from pruning_jax.studies.networks import pretrain, prune, pruning_job, retrain
 from pruning_jax.studies.workloads import Workload
 
+SETTINGS = ("criteria", "sparsities", "stages", "schedule", "scope", "statistics_examples")
+
 
 class Plan(NamedTuple):
     """What a comparison does."""
@@ -25,7 +27,10 @@ class Plan(NamedTuple):
 
 def build(config: Mapping[str, Any]) -> Plan:
     """The comparison that a config describes; raises `ValueError` for one that cannot run."""
+    if not isinstance(config.get("workload"), Mapping):
+        raise ValueError(f"workload is {config.get('workload')!r}; give its fields")
     workload = workloads.build(config["study"], config["workload"])
+    workloads.check_settings(workload, SETTINGS)
     settings = workload.settings
     workloads.check_pruning(workload, settings["sparsities"], [settings["stages"]])
     return Plan(

@@ -28,6 +28,9 @@ FIELDS = frozenset(
 )
 """What every workload's config has; its other fields are its study's settings."""
 
+_SEEDS = 2**32
+"""Seeds that are equal modulo this give one key."""
+
 
 class Keys(NamedTuple):
     """A replicate's independent sources of randomness."""
@@ -95,12 +98,22 @@ def build_all(config: Mapping[str, Any]) -> list[Workload]:
     Raises:
       ValueError: `only` names a workload that there is not, or one twice, or `build` refuses one.
     """
-    only, there = tuple(config.get("only", ())), config["workloads"]
+    only, there = tuple(config.get("only", ())), config.get("workloads")
+    if not isinstance(there, Mapping) or not there:
+        raise ValueError(f"workloads is {there!r}; give at least one, name -> its fields")
     for name in only:
         choices.check("workload in only", name, there)
     if len(set(only)) < len(only):
         raise ValueError(f"only is {only}; name each workload once")
     return [build(name, values) for name, values in there.items() if not only or name in only]
+
+
+def fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
+    """A digest of the data of every workload of a study's config."""
+    several = config.get("workloads") or {config["study"]: config["workload"]}
+    asked = config.get("only") or several
+    found = {name: (several[name]["dataset"], several[name]["data_dir"]) for name in asked}
+    return {name: data.fingerprint(*of) for name, of in found.items()}
 
 
 def build(name: str, config: Mapping[str, Any]) -> Workload:
@@ -109,16 +122,26 @@ def build(name: str, config: Mapping[str, Any]) -> Workload:
     Raises:
       ValueError: a name, field or number that nothing can be built from.
     """
+    _check_fields(name, config)
     dataset = {key: config[key] for key in ("validation", "subset", "data_dir")}
     dataset = {key: value for key, value in dataset.items() if value is not None}
     dataset["name"] = config["dataset"]
     seeds = checked_seeds(config["seeds"])
     loaded = data.load(**dataset, seed=seeds[0])
+    if not len(loaded.validation.labels):
+        raise ValueError(
+            f"validation is {dataset['validation']}, which holds out no example; networks are kept "
+            "at their best validation accuracy, so give 1 or more"
+        )
     model = dict(config["model"])
     module = models.build(model.pop("name"), loaded.classes, **model)
     recipe = recipe_of(config["training"])
     recipes.check(recipe)
     examples = len(loaded.train.labels)
+    if recipe.batch_size > examples:
+        raise ValueError(
+            f"batch_size is {recipe.batch_size}; it must be 1 to the {examples} training examples"
+        )
     again = _retraining(config["retraining"], recipe, examples)
     train_fn, apply_fn = models.train_fn(module), models.apply_fn(module)
     inputs = loaded.train.inputs[:2]
@@ -153,11 +176,53 @@ def _retraining(
     return plan
 
 
+def _check_fields(name: str, config: Mapping[str, Any]) -> None:
+    """Checks that the fields of every workload are there, and those that have a name."""
+    missing = sorted(FIELDS - config.keys())
+    if missing:
+        raise ValueError(
+            f"the workload {name!r} has no field {missing[0]!r}; it needs "
+            f"{', '.join(sorted(FIELDS))}"
+        )
+    for section, field in (("model", "name"), ("retraining", "regime")):
+        if not isinstance(config[section], Mapping) or field not in config[section]:
+            raise ValueError(
+                f"{section} of the workload {name!r} is {config[section]!r}; give its {field}"
+            )
+    if not isinstance(config["training"], Mapping):
+        raise ValueError(
+            f"training of the workload {name!r} is {config['training']!r}; give fields"
+        )
+
+
+def check_settings(workload: Workload, fields: Iterable[str]) -> None:
+    """Checks that a workload has the settings of its study, and no others.
+
+    Raises:
+      ValueError: it does not; an unknown one is named with the nearest.
+    """
+    fields = tuple(fields)
+    for field in workload.settings:
+        choices.check(f"field of the workload {workload.name!r}", field, (*FIELDS, *fields))
+    missing = [field for field in fields if field not in workload.settings]
+    if missing:
+        raise ValueError(f"the workload {workload.name!r} has no field {missing[0]!r}")
+
+
 def checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
-    """The seeds as a tuple; raises `ValueError` unless there are some, not negative, none twice."""
-    seeds = tuple(seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ValueError(f"seeds are {seeds}; give at least one, none negative and none twice")
+    """The seeds as a tuple.
+
+    Raises:
+      ValueError: there are none, one is no integer from 0 to 2^32 - 1, or one is there twice.
+    """
+    seeds = tuple(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else (seeds,)
+    whole = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+    if not seeds or not whole or len(set(seeds)) < len(seeds) or not min(seeds) >= 0:
+        raise ValueError(
+            f"seeds are {seeds}; give at least one integer, none negative and none twice"
+        )
+    if max(seeds) >= _SEEDS:
+        raise ValueError(f"seeds has {max(seeds)}; a seed is below 2^32, {_SEEDS}")
     return seeds
 
 
@@ -173,8 +238,15 @@ def check_pruning(workload: Workload, targets: Iterable[float], stages: Iterable
             f"statistics_examples is {examples}; it must be from 1 to the {workload.examples} "
             "training examples"
         )
+    targets = tuple(targets)
+    for name, values in (("criteria", settings["criteria"]), ("sparsities", targets)):
+        if not values:
+            raise ValueError(f"{name} is empty; give at least one")
+    if not stages:
+        raise ValueError("stages is empty; give at least one")
+    choices.check("schedule", settings["schedule"], schedules.SCHEDULES)
     for sparsity, count in itertools.product(targets, stages):
-        schedules.sparsities(settings["schedule"], sparsity, count)
+        choices.whole("stages", count, "stage")
         pruning.check_stages(count, choices.check_sparsity(sparsity), workload.prunable)
 
 
@@ -182,6 +254,13 @@ def recipe_of(config: Mapping[str, Any]) -> recipes.Recipe:
     """The training section of a config as a `Recipe`; an unknown field is refused by name."""
     for field in config:
         choices.check("training field", field, recipes.Recipe._fields)
+    missing = [
+        field
+        for field in recipes.Recipe._fields
+        if field not in config and field not in recipes.Recipe._field_defaults
+    ]
+    if missing:
+        raise ValueError(f"training has no field {missing[0]!r}; it needs {', '.join(missing)}")
     values = dict(config)
     values["boundaries"] = tuple(values.get("boundaries", ()))
     return recipes.Recipe(**values)

@@ -88,7 +88,7 @@ def verified(path: Path) -> Path:
         written = json.loads((source / CHECKSUMS).read_bytes())
         found = _digests(source)
         wrong = [name for name in written | found if written.get(name) != found.get(name)]
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         wrong = [CHECKSUMS]
     if wrong:
         raise DamagedFolderError(

@@ -13,12 +13,31 @@ from pruning_jax.studies.loss_modelling.published import PUBLISHED
 from pruning_jax.studies.networks import pretrain, prune, retrain
 from pruning_jax.studies.workloads import Workload
 
+SETTINGS = (
+    "criteria",
+    "retrained",
+    "schedule",
+    "scope",
+    "sparsity",
+    "stages",
+    "step_penalties",
+    "tuning_seeds",
+    "statistics_examples",
+    "early_stages",
+    "early_epochs",
+)
+
 
 def build(config: Mapping[str, Any]) -> list[Workload]:
     """The study's workloads; raises `ValueError` for a config that it cannot run."""
     built = workloads.build_all(config)
     for workload in built:
+        workloads.check_settings(workload, SETTINGS)
         settings = workload.settings
+        if not all(settings[name] for name in ("stages", "step_penalties")):
+            raise ValueError("stages and step_penalties need one value each, at least")
+        for penalty in settings["step_penalties"]:
+            choices.number("a step penalty", penalty)
         stages = (*settings["stages"], *settings["early_stages"])
         workloads.check_pruning(workload, [settings["sparsity"]], stages)
         epochs = workload.pretraining.recipe.epochs

@@ -9,7 +9,7 @@ import numpy as np
 
 from pruning_jax import choices, criteria, units
 from pruning_jax.measurements import Row
-from pruning_jax.studies.workloads import Workload
+from pruning_jax.studies.workloads import Workload, check_settings
 from pruning_jax.types import Array
 from pruning_jax.units import UnitGraph
 
@@ -132,8 +132,24 @@ def fine_tuned_jobs(workload: Workload, seed: int, step: int) -> Iterator[Row]:
         yield job | dict(zip(names, values, strict=True))
 
 
+SETTINGS = (
+    "criteria",
+    "fractions",
+    "layers",
+    "probed",
+    "scoring_examples",
+    "evaluation_examples",
+    "evaluation_splits",
+    "probe_every",
+    "selection_every",
+    "selection",
+    "fine_tuning",
+)
+
+
 def check(workload: Workload) -> None:
     """Raises `ValueError` for settings that the study cannot run, before anything is computed."""
+    check_settings(workload, SETTINGS)
     settings, graph = workload.settings, graph_of(workload)
     tuning, selection = settings["fine_tuning"], settings["selection"]
     for criterion in settings["criteria"]:
@@ -197,7 +213,7 @@ def _check_steps(workload: Workload) -> None:
                 f"fine_tuning.probes has {step}, where no network is probed; the nearest probe is "
                 f"at {nearest}"
             )
-    if tuning["probes"] and (not tuning["steps"] or min(tuning["steps"]) < 1):
-        raise ValueError(
-            f"fine_tuning.steps are {tuning['steps']}; give at least one, of 1 step or more"
-        )
+    if tuning["probes"] and not tuning["steps"]:
+        raise ValueError("fine_tuning.steps is empty; give at least one, of 1 step or more")
+    for count in tuning["steps"]:
+        choices.whole("fine_tuning.steps", count, "step")
