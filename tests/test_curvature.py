@@ -9,7 +9,7 @@ import pytest
 from closeness import NETWORK, ROUNDING, assert_close
 
 from pruning_jax import curvature, losses, tracing, trees, units
-from pruning_jax.curvature import ggn, layer_gradients
+from pruning_jax.curvature import ggn
 from pruning_jax.types import Batch
 
 
@@ -131,11 +131,8 @@ WINDOWS = {
 }
 
 
-@pytest.mark.parametrize("patches", [False, True])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_exact_diagonal_of_every_kind_of_convolution(window, patches, monkeypatch):
-    if patches:
-        monkeypatch.setattr(layer_gradients, "_by_one_convolution", lambda model, use: False)
+def test_exact_diagonal_of_every_kind_of_convolution(window):
     options = {"window_strides": (1, 1), "padding": "VALID"} | WINDOWS[window]
     channels = 4 // options.get("feature_group_count", 1)
     variables = {"kernel": networks.draw(0, 3, 2, channels, 6), "out": networks.draw(1, 6, 4)}

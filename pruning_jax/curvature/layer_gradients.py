@@ -146,51 +146,6 @@ def _matrices(model: Equations, use: Use, array: Array, cotangents: Array) -> tu
     return a.astype(dtype), d.astype(dtype)
 
 
-def _by_one_convolution(model: Equations, use: Use) -> bool:
-    """Whether `_window_squares` does it: on CPU it compiles and runs faster than patches."""
-    groups = model.equations[use.equation].params.get("feature_group_count")
-    return use.kind == "conv" and groups == 1 and jax.default_backend() == "cpu"
-
-
-def _window_squares(model: Equations, use: Use, array: Array, cotangents: Array) -> Array:
-    """sum_c (dL_c / dw)^2 of one example: its inputs are convolved with the cotangents.
-
-        dL_c/dw_rio = sum_p a_{i, sp + dr} dL_c/df_po
-
-    Strides s and dilations d trade places, and the input channels i are the examples.
-
-    Returns:
-      Shape (groups, inputs, outputs), as `_conv_to_operand` takes it.
-    """
-    equation = model.equations[use.equation]
-    params, numbers = equation.params, equation.params["dimension_numbers"]
-    shape, out = model.shape(equation.inputs[1]), numbers.out_spec
-    window = [shape[axis] for axis in numbers.rhs_spec[2:]]
-    d = cotangents.transpose(*(axis + 1 for axis in (*out[2:], out[0])), 0, out[1] + 1)
-    d = d.reshape(*d.shape[:-2], -1)
-    a = array.transpose(numbers.lhs_spec[1], *numbers.lhs_spec[2:], numbers.lhs_spec[0])
-    strides, dilations = params["window_strides"], params["rhs_dilation"]
-    padding = []
-    for axis, (low, _) in enumerate(params["padding"]):
-        inner = params["lhs_dilation"][axis]
-        length = (window[axis] - 1) * dilations[axis] + (d.shape[axis] - 1) * strides[axis] + 1
-        present = low + (a.shape[axis + 1] - 1) * inner + 1
-        padding.append((low, length - present, inner - 1))
-    a = lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
-    places = tuple(range(1, a.ndim - 1))
-    layout = lax.ConvDimensionNumbers(
-        (0, a.ndim - 1, *places),
-        (a.ndim - 1, a.ndim - 2, *range(a.ndim - 2)),
-        (0, a.ndim - 1, *places),
-    )
-    gradients = lax.conv_general_dilated(
-        a, d, dilations, "VALID", rhs_dilation=strides, dimension_numbers=layout
-    )
-    gradients = gradients.reshape(*gradients.shape[:-1], len(cotangents), -1)
-    squares = jnp.moveaxis(jnp.sum(gradients**2, axis=-2), 0, -2)
-    return squares.reshape(1, -1, squares.shape[-1])
-
-
 def _view(model: Equations, use: Use, variables: Params) -> Callable[[Array], Array]:
     """The operand as a function of the leaf."""
     value = model.equations[use.equation].inputs[use.operand]
@@ -275,11 +230,11 @@ def _kernel_squares(model: Equations, use: Use, part: tuple[Array, Array]) -> Ar
     """sum_n sum_c (dL_nc / dW)^2 in the layout of the operand."""
 
     def squares(parts: Parts) -> Array:
-        if _by_one_convolution(model, use):
-            array, cotangents = map(at_least_single, parts[0])
-            return _window_squares(model, use, array[0], cotangents[:, 0])
         a, d = _matrices(model, use, *parts[0])
-        return jnp.sum(jnp.einsum("ngpk,cngpo->ngkco", a, d) ** 2, axis=(0, 3))
+        # One product an example, with all columns side by side.
+        d = jnp.moveaxis(d, 0, 3)
+        gradients = jnp.einsum("ngpk,ngpz->ngkz", a, d.reshape(*d.shape[:3], -1))
+        return jnp.sum(gradients.reshape(*gradients.shape[:3], *d.shape[3:]) ** 2, axis=(0, 3))
 
     shape = jax.eval_shape(lambda: _matrices(model, use, *part))[0].shape
     if use.kind == "dense" and shape[2] == 1:
