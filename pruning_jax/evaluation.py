@@ -14,24 +14,43 @@ from pruning_jax.types import ApplyFn, Array, Batch, Params
 
 
 class Metrics(NamedTuple):
-    """Means over every example: the loss, and the share of right answers in [0, 1]."""
+    """Means over every position that counts: the loss, and the share of right answers in [0, 1].
+
+    The accuracy is NaN where an output is a number, shape (examples,).
+    """
 
     loss: np.ndarray
     accuracy: np.ndarray
 
 
 def correct(logits: Array, labels: Array) -> Array:
-    """Whether each example's largest logit is its label's; float targets by their largest."""
+    """Whether each position's largest logit is its label's; float targets by their largest.
+
+    Where an output is a number, shape (examples,), no answer is right or wrong: NaN.
+    """
+    if logits.ndim < 2:
+        return jnp.full(logits.shape, jnp.nan)
     wanted = labels if jnp.issubdtype(labels.dtype, jnp.integer) else labels.argmax(-1)
     return logits.argmax(-1) == wanted
+
+
+def totals(loss: losses.Loss, logits: Array, batch: Batch) -> tuple[Array, Array]:
+    """The losses and the right answers of a batch's positions, by their weights, summed.
+
+    Both are divided by `losses.count` of the examples.
+    """
+    right = correct(logits, batch.labels)
+    if batch.weights is not None:
+        right = right * batch.weights
+    return losses.total(loss, logits, batch), right.sum()
 
 
 @functools.lru_cache(maxsize=64)
 def _sums(apply_fn: ApplyFn, loss: losses.Loss, count: int = 0, mesh: Mesh | None = None):
     def sums(variables, batch):
         batch = meshes.share(batch, mesh)
-        logits = apply_fn(variables, batch.inputs)
-        return loss.value(logits, batch.labels).sum(), correct(logits, batch.labels).sum()
+        found = totals(loss, apply_fn(variables, batch.inputs), batch)
+        return (*found, jnp.asarray(losses.count(batch), jnp.float32))
 
     return jax.jit(replicates.lift(sums, count, mesh) if count else sums)
 
@@ -52,7 +71,7 @@ def evaluate(
       apply_fn: the model, in evaluation mode.
       variables: what it is applied to.
       batch: the examples.
-      loss: of an example.
+      loss: of a position.
       chunk: examples of all replicates that a device has in memory at once; the means do not depend
         on it beyond rounding.
       replicated: whether the leaves of `variables` and `batch` have a leading replicate axis, and
@@ -70,11 +89,14 @@ def evaluate(
         placed = batch.labels.shape[0]
         sums = _sums(apply_fn, loss, placed, mesh)
         chunk = max(1, chunk * replicates.slots(mesh) // placed)
-    totals = 0.0
+    sum_of_parts = 0.0
     for first in range(0, examples, chunk):
         place = (slice(None),) * axis + (slice(first, first + chunk),)
         part = jax.tree.map(lambda x, at=place: x[at], batch) if chunk < examples else batch
         parts = sums(variables, part)
-        totals += np.asarray([processes.fetch(part) for part in parts], np.float64)
-    metrics = Metrics(*(totals / examples))
+        sum_of_parts += np.asarray([processes.fetch(part) for part in parts], np.float64)
+    loss_sum, right, counted = sum_of_parts
+    if not np.all(counted):
+        raise ValueError("the weights are 0 at every position; a mean needs one that counts")
+    metrics = Metrics(loss_sum / counted, right / counted)
     return replicates.trim(metrics, count) if replicated else metrics

@@ -213,9 +213,12 @@ def _statistics(
         statistics["key"] = jax.random.fold_in(key, stage)
     if needs & {"gradient", "ggn"}:
         examples = _examples(batches, stage)
-    if "gradient" in needs:
+    if needs >= {"gradient", "ggn"}:
+        found = curvature.gradient_and_ggn(model, variables, examples, loss=loss)
+        statistics["gradient"], statistics["ggn"] = found
+    elif "gradient" in needs:
         statistics["gradient"] = curvature.gradient(model, variables, examples, loss=loss)
-    if "ggn" in needs:
+    elif "ggn" in needs:
         statistics["ggn"] = curvature.ggn_diagonal(model, variables, examples, loss=loss)
     return statistics
 

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Iterable
 
 import jax
+import jax.numpy as jnp
 
-from pruning_jax.types import PyTree
+from pruning_jax.types import Array, PyTree
 
 
 def _is_none(leaf: object) -> bool:
@@ -86,3 +87,8 @@ def check_selection(what: str, selected: PyTree, tree: PyTree) -> None:
                 f"{what} has shape {jax.numpy.shape(leaf)} at {name!r}, where the leaf has "
                 f"{leaves[name].shape}"
             )
+
+
+def at_least_single(array: Array) -> Array:
+    """The array in at least 32 bits."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))

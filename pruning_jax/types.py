@@ -21,23 +21,29 @@ class Batch(NamedTuple):
     """Examples on the device.
 
     Attributes:
-      inputs: floats, shape (examples, ...).
-      labels: integers, shape (examples,), or float targets, shape (examples, outputs).
+      inputs: what the model takes: an array (examples, ...) or a pytree of them, such as token ids
+        beside a mask of attention.
+      labels: integers, shape (examples, ...), one for every position that the logits
+        (examples, ..., outputs) have; or float targets of the logits' shape.
+      weights: how much each position counts, 0 or more: booleans or numbers, of the shape of
+        integer labels. ``None`` where all count alike.
     """
 
-    inputs: Array
+    inputs: PyTree
     labels: Array
+    weights: Array | None = None
 
 
 class ApplyFn(Protocol):
     """A model as a pure function, in evaluation mode."""
 
-    def __call__(self, variables: Params, inputs: Array, /) -> Array:
-        """Returns the logits, shape (examples, outputs)."""
+    def __call__(self, variables: Params, inputs: PyTree, /) -> Array:
+        """Returns the logits, shape (examples, outputs), or (examples, ..., outputs) with positions
+        between; of a regression (examples,) too."""
 
 
 class LossFn(Protocol):
     """A loss of one example, over a batch."""
 
     def __call__(self, logits: Array, labels: Array, /) -> Array:
-        """Returns the loss of every example, shape (examples,)."""
+        """Returns the loss of every example, or of every position, shape (examples, ...)."""

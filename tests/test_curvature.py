@@ -170,9 +170,12 @@ def test_means_do_not_depend_on_how_memory_is_bounded(monkeypatch):
     batch = Batch(networks.draw(9, 11, 4), jnp.arange(11) % networks.CLASSES)
     whole = curvature.ggn_diagonal(apply_fn, variables, batch)
     monkeypatch.setitem(ggn._PIECE_BYTES, "cpu", 1)
-    pieces = list(ggn._pieces(tracing.trace(apply_fn, variables, inputs), batch, None))
-    assert [int(weights.sum()) for _, _, weights in pieces] == [4, 4, 3]
-    assert_close(curvature.ggn_diagonal(apply_fn, variables, batch), whole, NETWORK)
+    monkeypatch.setattr(ggn, "_FEWEST_COLUMNS", 1)
+    trace = tracing.trace(apply_fn, variables, inputs)
+    plan = ggn._plan(trace, losses.cross_entropy, None)
+    counted = [piece.weights.sum() for _, piece in ggn._pieces(plan.examples, batch)]
+    assert (counted, plan.group) == ([4, 4, 3], (1, 1))
+    assert_close(curvature.ggn_diagonal(trace, variables, batch), whole, NETWORK)
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES)

@@ -69,7 +69,7 @@ def measure(
             raise ValueError(f"the means at value {value} are not all finite")
     chunks = blocks.split(batch, chunk)
     tracing.check(graph.trace, variables, batch.inputs)
-    size = max(len(part.labels) for part in chunks)
+    size, counted = max(len(part.labels) for part in chunks), losses.count(batch)
     dense = evaluation.evaluate(graph.trace.apply_fn, variables, batch, loss=loss, chunk=size)
     keys = [_key(unit_masks) for unit_masks in variants]
     distinct = dict(zip(keys, variants, strict=True))
@@ -82,7 +82,7 @@ def measure(
         several = [{name: distinct[key][name] for name in names} for key in of_names]
         sums = _sums(graph, loss, variables, chunks, several, means)
         for key, totals in zip(of_names, sums, strict=True):
-            zero, *mean = (Metrics(*pair) for pair in totals / len(batch.labels))
+            zero, *mean = (Metrics(*pair) for pair in totals / counted)
             measured[key] = Measured(zero, mean[0] if mean else None)
     return dense, [measured[key] for key in keys]
 
@@ -116,9 +116,9 @@ def _sums(
         shifts = [_bias_shifts(graph)(variables, means, unit_masks) for unit_masks in variants]
     before, after = _programs(graph, loss, tuple(variants[0]))
     totals: Any = 0.0
-    for inputs, labels in chunks:
+    for chunk in chunks:
         points = zip(shifts, variants, strict=True)
-        cached = [(before(variables, inputs), labels)]
+        cached = [chunk._replace(inputs=before(variables, chunk.inputs))]
         totals += np.stack(list(blocks.sums(after, points, variables, cached)))
     return totals
 
@@ -147,8 +147,8 @@ def _programs(
 
         return tracing.over_examples(one, inputs)
 
-    def after(variant: tuple, variables: Params, chunk: tuple) -> Array:
-        (shifts, unit_masks), (cached, labels) = variant, chunk
+    def after(variant: tuple, variables: Params, chunk: Batch) -> Array:
+        shifts, unit_masks = variant
 
         def edit(value: int, array: Array) -> Array:
             for name, reading in masked.get(value, ()):
@@ -166,9 +166,7 @@ def _programs(
                 known = model.known(pruned) | edited
                 return tracing.evaluate(model, known, [model.logits], edit)[model.logits][0]
 
-            logits = jax.vmap(one)(cached)
-            right = evaluation.correct(logits, labels).sum()
-            sums.append((loss.value(logits, labels).sum(), right))
+            sums.append(evaluation.totals(loss, jax.vmap(one)(chunk.inputs), chunk))
         return jnp.asarray(sums, jnp.float32)
 
     return jax.jit(before), after

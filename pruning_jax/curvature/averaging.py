@@ -8,25 +8,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import losses, tracing
+from pruning_jax import losses, tracing, trees
 from pruning_jax.losses import Loss
 from pruning_jax.tracing import Trace
 from pruning_jax.types import ApplyFn, Array, Batch, Params, PyTree
 
 
 @functools.lru_cache(maxsize=64)
-def _outputs(apply_fn: ApplyFn, structure: Any, arrays: tuple) -> int:
-    """The width of the logits of a model for arguments of that structure and these shapes."""
+def _logits(apply_fn: ApplyFn, structure: Any, arrays: tuple) -> tuple[int, ...]:
+    """The shape of the logits of a model for arguments of that structure and these shapes."""
     shapes = [jax.ShapeDtypeStruct(*array) for array in arrays]
     variables, inputs = jax.tree.unflatten(structure, shapes)
+    sizes = [leaf.shape for leaf in jax.tree.leaves(inputs)]
     try:
         logits = jax.eval_shape(apply_fn, variables, inputs)
     except TypeError as error:
-        sizes = [leaf.shape for leaf in jax.tree.leaves(inputs)]
         raise ValueError(f"apply_fn failed for inputs of shape {sizes}: {error}") from error
-    if len(getattr(logits, "shape", ())) != 2:
-        raise ValueError(f"apply_fn returned {logits}; it must return logits (examples, outputs)")
-    return logits.shape[1]
+    if getattr(logits, "shape", ())[:1] != sizes[0][:1]:
+        raise ValueError(
+            f"apply_fn returned {logits} for inputs of shape {sizes}; it must return logits "
+            "(examples, outputs) or (examples, ..., outputs), or numbers (examples,)"
+        )
+    return logits.shape
 
 
 def check_key(key: object) -> None:
@@ -50,28 +53,43 @@ def _check_arrays(batch: Batch) -> None:
         )
     leaves = jax.tree.leaves(batch.inputs)
     arrays = all(len(getattr(leaf, "shape", ())) and hasattr(leaf, "dtype") for leaf in leaves)
-    if not (leaves and arrays and hasattr(batch.labels, "shape")):
+    labels = [batch.labels] if batch.weights is None else [batch.labels, batch.weights]
+    if not (leaves and arrays and all(hasattr(leaf, "shape") for leaf in labels)):
         raise ValueError(
-            "the inputs and labels of a Batch must be arrays (examples, ...), not "
-            f"{type(batch.inputs).__name__} and {type(batch.labels).__name__} of Python numbers"
+            "the inputs, labels and weights of a Batch must be arrays (examples, ...), not "
+            f"{type(batch.inputs).__name__}, {type(batch.labels).__name__} and "
+            f"{type(batch.weights).__name__} of Python numbers"
         )
-    examples = leaves[0].shape[0]
-    if examples == 0 or batch.labels.shape[:1] != (examples,):
+    examples = sorted({leaf.shape[0] for leaf in leaves})
+    if examples[0] == 0 or batch.labels.shape[:1] != (examples[0],) or len(examples) > 1:
+        found = " and ".join(map(str, examples))
         raise ValueError(
-            f"a batch has inputs of {examples} examples and labels of shape "
-            f"{batch.labels.shape}; it needs at least one example, and a label for each"
+            f"a batch has inputs of {found} examples and labels of shape {batch.labels.shape}; it "
+            "needs at least one example, as many in every input, and a label for each"
         )
 
 
-def _check_labels(labels: Array, outputs: int) -> None:
-    losses.check_labels((labels.shape[0], outputs), labels)
-    integer = jnp.issubdtype(labels.dtype, jnp.integer)
-    if integer and not isinstance(labels, jax.core.Tracer):
-        low, high = int(np.asarray(labels).min()), int(np.asarray(labels).max())
-        if low < 0 or high >= outputs:
+def _check_labels(batch: Batch, logits: tuple[int, ...]) -> None:
+    losses.check_labels(logits, batch.labels, batch.weights)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in batch[1:]):
+        return
+    labels, weights = np.asarray(batch.labels), batch.weights
+    if weights is not None:
+        weights = np.asarray(weights, np.float64)
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
             raise ValueError(
-                f"labels go from {low} to {high}; for {outputs} outputs they must be in "
-                f"[0, {outputs - 1}]"
+                f"weights go from {weights.min()} to {weights.max()}; they must be finite and 0 or "
+                "more"
+            )
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        counted = labels if weights is None else labels[weights > 0]
+        low, high = (int(counted.min()), int(counted.max())) if counted.size else (0, 0)
+        if low < 0 or high >= logits[-1]:
+            raise ValueError(
+                f"labels go from {low} to {high}; for {logits[-1]} outputs they must be in "
+                f"[0, {logits[-1] - 1}]"
+                + " wherever they count: give weights of 0 to those that mean nothing"
+                * (low < 0)
             )
 
 
@@ -88,24 +106,32 @@ def _all_finite(batch: Batch) -> Batch:
 
 def _check_finite(flags: list[Batch]) -> None:
     for number, batch in enumerate(flags):
-        for what, flag in batch._asdict().items():
+        for what, flag in zip(("inputs", "labels"), batch, strict=False):
             if not isinstance(flag, jax.core.Tracer) and not flag:
                 raise ValueError(f"the {what} of batch {number} are not all finite")
 
 
 def _checked(
-    batches: Batch | Iterable[Batch], loss: Loss, outputs: Callable[[PyTree], int]
-) -> Iterator[Batch]:
-    """The batches, each checked; `outputs` says how wide the logits of some inputs are."""
+    batches: Batch | Iterable[Batch],
+    loss: Loss,
+    read: Callable[[Batch], tuple[Any, tuple[int, ...]]],
+) -> Iterator[tuple[Any, Batch]]:
+    """The batches, each checked, with what `read` finds beside the shape of its logits."""
     losses.check_loss(loss)
-    flags = []
+    flags, counted = [], 0.0
     for batch in [batches] if isinstance(batches, Batch) else batches:
         _check_arrays(batch)
-        _check_labels(batch.labels, outputs(batch.inputs))
+        found, logits = read(batch)
+        _check_labels(batch, logits)
         flags.append(_all_finite(batch))
-        yield batch
+        counted += losses.count(batch)
+        yield found, batch
     if not flags:
         raise ValueError("batches is empty; give at least one Batch")
+    if not isinstance(counted, jax.core.Tracer) and not counted:
+        raise ValueError(
+            "the weights are 0 at every position of every example; a mean needs one that counts"
+        )
     _check_finite(flags)
 
 
@@ -115,16 +141,16 @@ def checked(
     """The batches, each checked; whether they are finite is asked after the last, not to wait.
 
     Raises:
-      ValueError: there are none; one is no Batch; labels do not match the inputs or the outputs;
-        inputs or labels are not finite; `loss` is no Loss.
+      ValueError: there are none; one is no Batch; labels or weights do not match the inputs or the
+        outputs; nothing counts; inputs or labels are not finite; `loss` is no Loss.
     """
 
-    def outputs(inputs: PyTree) -> int:
-        leaves, structure = jax.tree.flatten((variables, inputs))
+    def read(batch: Batch) -> tuple[None, tuple[int, ...]]:
+        leaves, structure = jax.tree.flatten((variables, batch.inputs))
         arrays = tuple((leaf.shape, leaf.dtype) for leaf in map(jnp.asarray, leaves))
-        return _outputs(apply_fn, structure, arrays)
+        return None, _logits(apply_fn, structure, arrays)
 
-    return _checked(batches, loss, outputs)
+    return (batch for _, batch in _checked(batches, loss, read))
 
 
 def traced(
@@ -140,37 +166,38 @@ def traced(
       ValueError: as `checked`, `tracing.traced` and `tracing.check`.
     """
 
-    def trace(inputs: PyTree) -> Trace:
-        return tracing.traced(model, variables, inputs)
+    def read(batch: Batch) -> tuple[Trace, tuple[int, ...]]:
+        trace = tracing.traced(model, variables, batch.inputs)
+        tracing.check(trace, variables, batch.inputs)
+        shape = trace.model.shape(trace.model.logits)
+        return trace, (batch.labels.shape[0], *shape[1:])
 
-    def outputs(inputs: PyTree) -> int:
-        equations = trace(inputs).model
-        return equations.shape(equations.logits)[1]
-
-    for batch in _checked(batches, loss, outputs):
-        tracing.check(trace(batch.inputs), variables, batch.inputs)
-        yield trace(batch.inputs), batch
+    return _checked(batches, loss, read)
 
 
 @jax.jit
 def _average(parts: tuple[PyTree, ...], count: Array) -> PyTree:
     """The sum of one or two parts, divided by a count."""
-    parts = jax.tree.map(at_least_single, parts)
+    parts = jax.tree.map(trees.at_least_single, parts)
     return jax.tree.map(lambda *leaves: sum(leaves) / count.astype(leaves[0].dtype), *parts)
 
 
-def mean(sums: Iterable[tuple[int, PyTree]]) -> PyTree:
-    """The sums' total over all examples, divided by their number; each is (examples, sum).
+def mean(sums: Iterable[tuple[float | Array, PyTree]]) -> PyTree:
+    """The sums' total, divided by what they count together; each is (count, sum).
 
-    The last sum is added and divided in one program: one to compile, not two.
+    Sums may have ``None`` where others have arrays. The last one is added and divided in one
+    program: one to compile, not two.
     """
-    parts, count = (), 0
-    for examples, part in sums:
+    totals: dict[Any, tuple[PyTree, ...]] = {}
+    count = 0
+    for counted, part in sums:
+        parts = totals.get(structure := jax.tree.structure(part), ())
         parts = (_average(parts, np.float64(1)), part) if len(parts) == 2 else (*parts, part)
-        count += examples
-    return _average(parts, np.float64(count))
-
-
-def at_least_single(array: Array) -> Array:
-    """The array in at least 32 bits."""
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+        totals[structure] = parts
+        count += counted
+    count = jnp.asarray(count, jnp.result_type(float))
+    return jax.tree.map(
+        lambda *leaves: next((leaf for leaf in leaves if leaf is not None), None),
+        *(_average(parts, count) for parts in totals.values()),
+        is_leaf=lambda leaf: leaf is None,
+    )

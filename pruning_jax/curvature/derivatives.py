@@ -34,11 +34,12 @@ def _merge(floating: PyTree, variables: Params) -> Params:
 
 def _loss_sum(floating: PyTree, apply_fn: ApplyFn, loss: Loss, variables: Params, batch: Batch):
     logits = apply_fn(_merge(floating, variables), batch.inputs)
-    return jnp.sum(loss.value(logits, batch.labels))
+    return losses.total(loss, logits, batch)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _gradient_sum(apply_fn: ApplyFn, loss: Loss, variables: Params, batch: Batch) -> PyTree:
+def gradient_sum(apply_fn: ApplyFn, loss: Loss, variables: Params, batch: Batch) -> PyTree:
+    """The gradient of the loss summed over a batch; ``None`` for leaves that are not floating."""
     return jax.grad(_loss_sum)(_differentiable(variables), apply_fn, loss, variables, batch)
 
 
@@ -75,7 +76,7 @@ def gradient(
     """
     apply_fn = _function(model)
     return averaging.mean(
-        (batch.labels.shape[0], _gradient_sum(apply_fn, loss, variables, batch))
+        (losses.count(batch), gradient_sum(apply_fn, loss, variables, batch))
         for batch in averaging.checked(apply_fn, variables, batches, loss)
     )
 
@@ -121,60 +122,74 @@ def hessian_vector_product(
     """
     apply_fn = _function(model)
     return averaging.mean(
-        (batch.labels.shape[0], _hvp_sum(apply_fn, loss, variables, vector, batch))
+        (losses.count(batch), _hvp_sum(apply_fn, loss, variables, vector, batch))
         for batch in averaging.checked(apply_fn, variables, batches, loss)
     )
 
 
+def inputs_of(model: Equations, inputs: PyTree) -> dict[int, Array]:
+    """The values of a model's inputs, shape (examples, 1, ...)."""
+    return dict(zip(model.inputs, (x[:, None] for x in jax.tree.leaves(inputs)), strict=True))
+
+
 def forward(
-    model: Equations, wanted: Collection[int], variables: Params, inputs: PyTree, taps: dict
+    model: Equations,
+    wanted: Collection[int],
+    variables: Params,
+    known: dict[int, Array],
+    taps: dict[int, Array],
 ) -> dict[int, Array]:
     """Values of a model, of every example.
 
     Args:
       model: the equations.
       wanted: the values to return; they depend on the inputs.
-      variables, inputs: what the model is run on.
+      variables: the model's.
+      known: value -> (examples, *shape of one example's): the inputs, or a cut behind them.
       taps: value -> (examples, *shape), what is added to it.
 
     Returns:
       value -> its arrays, shape (examples, *shape of one example's).
     """
 
-    def one(inputs: PyTree, taps: dict[int, Array]) -> dict[int, Array]:
-        known = model.known(variables, jax.tree.map(lambda x: x[None], inputs))
-        return tracing.evaluate(
-            model, known, wanted, lambda value, x: x + taps[value] if value in taps else x
-        )
+    def one(known: dict[int, Array], taps: dict[int, Array]) -> dict[int, Array]:
+        def tapped(value: int, x: Array) -> Array:
+            return x + taps[value] if value in taps else x
 
-    return jax.vmap(one)(inputs, taps)
+        known = model.known(variables) | {v: tapped(v, x) for v, x in known.items()}
+        return tracing.evaluate(model, known, wanted, tapped)
+
+    return jax.vmap(one)(known, taps)
 
 
 def backward(
     model: Equations,
+    end: int,
     tapped: Collection[int],
     kept: Collection[int],
     variables: Params,
-    inputs: PyTree,
-) -> tuple[Array, dict[int, Array], Callable[[Array], dict[int, Array]]]:
-    """Runs a model forward, to differentiate its logits in values on the way to them.
+    known: dict[int, Array],
+) -> tuple[dict[int, Array], Callable[[Array], tuple[PyTree, dict[int, Array]]]]:
+    """Runs a model forward, to differentiate a value in others on the way to it.
 
     Args:
       model: the equations.
+      end: the value that is differentiated, the logits or another.
       tapped: the values in which to differentiate.
       kept: the values to return; they depend on the inputs.
-      variables, inputs: what the model is run on.
+      variables, known: as in `forward`.
 
     Returns:
-      The logits, shape (examples, outputs); value -> (examples, *shape), of those kept; and the
-      map s -> (value -> sum_o s_o df_o / d value, of those tapped).
+      value -> (examples, *shape), of `end` and those kept; and the map s -> the gradients of
+      <s, end> in the variables, and value -> its cotangent, of those tapped.
     """
-    examples = jax.tree.leaves(inputs)[0].shape[0]
+    examples = next(iter(known.values())).shape[0]
     taps = {v: jnp.zeros((examples, *model.shape(v)), model.avals[v].dtype) for v in tapped}
 
-    def run(taps: dict[int, Array]) -> tuple[Array, dict[int, Array]]:
-        arrays = forward(model, {model.logits, *kept}, variables, inputs, taps)
-        return arrays[model.logits][:, 0], {value: arrays[value] for value in kept}
+    def run(floating: PyTree, taps: dict[int, Array]) -> tuple[Array, dict[int, Array]]:
+        whole = _merge(floating, variables)
+        arrays = forward(model, {end, *kept}, whole, known, taps)
+        return arrays[end], arrays
 
-    logits, pull_back, arrays = jax.vjp(run, taps, has_aux=True)
-    return logits, arrays, lambda slopes: pull_back(slopes)[0]
+    _, pull_back, arrays = jax.vjp(run, _differentiable(variables), taps, has_aux=True)
+    return arrays, pull_back

@@ -7,6 +7,7 @@ One example of a layer is a product of matrices, group by group:
 with groups g of the kernel, positions p where it is applied, inputs k and outputs o.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from pruning_jax import tracing, trees
-from pruning_jax.curvature.averaging import at_least_single
-from pruning_jax.tracing import Equation, Equations, Use
+from pruning_jax.tracing import Equation, Equations, Use, layers
+from pruning_jax.trees import at_least_single
 from pruning_jax.types import Array, Params
 
 
@@ -226,7 +227,7 @@ def _sum_of_squares(columns: Array) -> Array:
     )
 
 
-def _kernel_squares(model: Equations, use: Use, part: tuple[Array, Array]) -> Array:
+def _kernel_squares(model: Equations, use: Use, part: tuple[Array, Array], positions: int) -> Array:
     """sum_n sum_c (dL_nc / dW)^2 in the layout of the operand."""
 
     def squares(parts: Parts) -> Array:
@@ -237,7 +238,7 @@ def _kernel_squares(model: Equations, use: Use, part: tuple[Array, Array]) -> Ar
         return jnp.sum(gradients.reshape(*gradients.shape[:3], *d.shape[3:]) ** 2, axis=(0, 3))
 
     shape = jax.eval_shape(lambda: _matrices(model, use, *part))[0].shape
-    if use.kind == "dense" and shape[2] == 1:
+    if shape[2] == positions:
         a, d = _matrices(model, use, *part)
         total = jnp.einsum("ngpk,ngpo->gko", a**2, _sum_of_squares(d))
     else:
@@ -256,12 +257,39 @@ def _through_view(view: Callable[[Array], Array], leaf: Array, squares: Array) -
     return at_least_single(pull_back(scaled.astype(entries.dtype))[0]) * scale
 
 
+def keeps_positions(model: Equations, uses: Sequence[Use], positions: int) -> bool:
+    """Whether every entry of a leaf enters once at each of so many positions."""
+    use, entries = uses[0], math.prod(model.shape(output(model, uses[0])))
+    leaf = math.prod(model.shape(model.leaves[use.view.leaf]))
+    if use.kind == "bias":
+        return len(uses) == 1 and entries == positions * leaf
+    once = _is_injective(model, use) and entries == positions * layers.units(model, use)
+    return len(uses) == 1 and once
+
+
+def _squares_by_position(
+    model: Equations, use: Use, variables: Params, leaf: Array, part: tuple[Array, Array]
+) -> Array:
+    """sum_n sum_p sum_c (dL_npc / d theta)^2 of a bias or an embedding, at every position once."""
+    (array, cotangents), view = part, _view(model, use, variables)
+    squares = _sum_of_squares(at_least_single(cotangents))
+
+    def layer(leaf: Array) -> Array:
+        if use.kind == "bias":
+            return jnp.broadcast_to(view(leaf), squares.shape)
+        take = functools.partial(tracing.bind, model.equations[use.equation])
+        return jax.vmap(lambda x: take([view(leaf), x])[0])(array)
+
+    return _through_view(layer, leaf, squares)
+
+
 def squared_sum(
     model: Equations,
     uses: Sequence[Use],
     variables: Params,
     arrays: Mapping[int, Array],
     cotangents: Mapping[int, Array],
+    positions: int = 1,
 ) -> Array:
     """Sums the squared gradients of a leaf over examples and columns.
 
@@ -273,6 +301,7 @@ def squared_sum(
       variables: the model's.
       arrays: the data of every use but a bias's -> (examples, *shape).
       cotangents: the output of every use -> (columns, examples, *shape).
+      positions: how many there are that `keeps_positions`; each is then an example of its own.
 
     Returns:
       An array like the leaf, in at least single precision.
@@ -283,10 +312,13 @@ def squared_sum(
         d = cotangents[output(model, use)]
         parts.append((arrays.get(data(model, use), d[0]), d))
     if len(uses) == 1 and uses[0].kind in _PRODUCTS and _is_injective(model, uses[0]):
-        squares = _kernel_squares(model, uses[0], parts[0])
+        squares = _kernel_squares(model, uses[0], parts[0], positions)
         if not uses[0].view.steps:
             return squares
         return _through_view(_view(model, uses[0], variables), leaf, squares)
+
+    if positions > 1:
+        return _squares_by_position(model, uses[0], variables, leaf, parts[0])
 
     def squares_of_sum(parts: Parts) -> Array:
         gradients = [

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import losses
+from pruning_jax import losses, trees
 from pruning_jax.curvature import averaging, derivatives
 from pruning_jax.losses import Loss
 from pruning_jax.tracing import Trace
@@ -23,10 +23,11 @@ Axes = tuple[tuple[int, tuple[int, ...]], ...]
 class UnitStatistics(NamedTuple):
     """Statistics of the units that may be pruned, over examples x and positions p.
 
-    With a the activation at a reading, l the loss of one example and abar the mean of a over all
-    examples and positions. A space that is read at several arrays has the sum over them of
-    `removal` and of `replacement`, with the total derivative dl/da at each: the derivative of the
-    loss by a gate that closes on all of them together.
+    With a the activation at a reading, and abar the mean of a over all examples and positions, by
+    their weights where a batch has some. l is the loss of one example, summed over its positions so
+    that its mean over examples is the mean loss. A space that is read at several arrays has the sum
+    over them of `removal` and of `replacement`, with the total derivative dl/da at each: the
+    derivative of the loss by a gate that closes on all of them together.
 
     Attributes:
       means: value of a reading -> abar, of the shape of its axes of units: (size,), or of heads
@@ -46,14 +47,14 @@ class UnitStatistics(NamedTuple):
 
 
 class _PerExample(NamedTuple):
-    """Means over positions, shape (examples, *sizes of the axes of units)."""
+    """Means over positions of derivatives of the summed loss, (examples, *sizes of the axes)."""
 
     gradient: Array
     product: Array
 
 
 class _Averaged(NamedTuple):
-    """Means over examples and positions, or sums over examples, shape (*sizes of the axes,)."""
+    """Weighed means over examples and positions, or sums over examples, (*sizes of the axes,)."""
 
     activation: Array
     square: Array
@@ -72,35 +73,55 @@ def _over_positions(terms: Sequence[Array], axes: tuple[int, ...]) -> list[Array
     return [total / math.prod(shape[other] for other in others) for total in sums]
 
 
+def _weighed(terms: Sequence[Array], axes: tuple[int, ...], weights: Array | None) -> list[Array]:
+    """Means over positions, as `_over_positions`, of terms by the weights of a batch's positions.
+
+    Of an array with other positions than the labels', all those of an example have its mean weight.
+    """
+    if weights is not None:
+        shape, places = terms[0].shape, weights.shape[1:]
+        if min(axes) < 1 + len(places) or shape[2 : 2 + len(places)] != places:
+            weights, places = weights.reshape(len(weights), -1).mean(1), ()
+        whole = weights.reshape(len(weights), 1, *places, *[1] * (len(shape) - 2 - len(places)))
+        terms = [term * whole.astype(term.dtype) for term in terms]
+    return _over_positions(terms, axes)
+
+
+def _count(batch: Batch) -> float | Array:
+    """By how much the sum of `_weighed` over a batch is divided."""
+    return losses.count(batch) / math.prod(losses.positions_of(batch)[1:])
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _read(
     trace: Trace, loss: Loss, read: Axes, variables: Params, batch: Batch
 ) -> tuple[dict[int, _PerExample], dict[int, _Averaged]]:
     """One forward and one backward pass: what each example says, and sums over them."""
     values = {value for value, _ in read}
-    logits, arrays, pull_back = derivatives.backward(
-        trace.model, values, values, variables, batch.inputs
+    model, logits = trace.model, trace.model.logits
+    arrays, pull_back = derivatives.backward(
+        model, logits, values, values, variables, derivatives.inputs_of(model, batch.inputs)
     )
-    gradients = pull_back(jax.grad(lambda f: jnp.sum(loss.value(f, batch.labels)))(logits))
+    slopes = jax.grad(lambda f: losses.total(loss, f[:, 0], batch))(arrays[logits])
+    gradients = pull_back(slopes)[1]
     rows, sums = {}, {}
     for value, axes in read:
-        a, g = map(averaging.at_least_single, (arrays[value], gradients[value]))
-        terms = (g, a * g, a, a * a, (a <= 0).astype(a.dtype))
-        means = _over_positions(terms, axes)
-        rows[value] = _PerExample(*means[:2])
-        sums[value] = _Averaged(*(mean.sum(0) for mean in means[2:]))
+        a, g = map(trees.at_least_single, (arrays[value], gradients[value]))
+        rows[value] = _PerExample(*_over_positions((g, a * g), axes))
+        terms = (a, a * a, (a <= 0).astype(a.dtype))
+        means = _weighed(terms, axes, batch.weights)
+        sums[value] = _Averaged(*(mean.sum(0) for mean in means))
     return rows, sums
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _activation_sums(
-    trace: Trace, read: Axes, variables: Params, inputs: PyTree
-) -> dict[int, Array]:
+def _activation_sums(trace: Trace, read: Axes, variables: Params, batch: Batch) -> dict[int, Array]:
     """One forward pass: the means over positions, summed over examples."""
     values = {value for value, _ in read}
-    arrays = derivatives.forward(trace.model, values, variables, inputs, {})
-    arrays = {value: averaging.at_least_single(array) for value, array in arrays.items()}
-    return {v: _over_positions([arrays[v]], axes)[0].sum(0) for v, axes in read}
+    known = derivatives.inputs_of(trace.model, batch.inputs)
+    arrays = derivatives.forward(trace.model, values, variables, known, {})
+    arrays = {value: trees.at_least_single(array) for value, array in arrays.items()}
+    return {v: _weighed([arrays[v]], axes, batch.weights)[0].sum(0) for v, axes in read}
 
 
 def _of_units(reading: Reading, size: int, array: Array, axes: tuple[int, ...]) -> Array:
@@ -160,13 +181,14 @@ def unit_statistics(
     Source: Evci et al. 2018, *Mean Replacement Pruning*, section 3.
     """
     spaces, read = _check_graph(graph).prunable, axes_read(graph)
-    parts, sums = [], []
+    parts, sums, examples, counted = [], [], 0, 0.0
     for trace, batch in averaging.traced(graph, variables, batches, loss):
         rows, total = _read(trace, loss, read, variables, batch)
         parts.append(rows)
-        sums.append((batch.labels.shape[0], total))
+        sums.append((_count(batch), total))
+        examples, counted = examples + len(batch.labels), counted + losses.count(batch)
     averages = averaging.mean(sums)
-    rows = jax.tree.map(lambda *chunks: jnp.concatenate(chunks), *parts)
+    rows = jax.tree.map(lambda *chunks: jnp.concatenate(chunks) * (examples / counted), *parts)
     removal = {value: -row.product for value, row in rows.items()}
     replacement = {
         value: averages[value].activation * row.gradient - row.product
@@ -209,8 +231,7 @@ def unit_means(
 
     def sums() -> Iterator[tuple[int, PyTree]]:
         for trace, batch in averaging.traced(graph, variables, batches, losses.cross_entropy):
-            part = _activation_sums(trace, read, variables, batch.inputs)
-            yield batch.labels.shape[0], part
+            yield _count(batch), _activation_sums(trace, read, variables, batch)
 
     return averaging.mean(sums())
 

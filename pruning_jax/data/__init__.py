@@ -177,7 +177,7 @@ def batches(batch: Batch, size: int) -> list[Batch]:
     if size < 1:
         raise ValueError(f"size is {size}; a batch needs 1 example or more")
     starts = range(0, len(batch.labels), size)
-    return [Batch(batch.inputs[s : s + size], batch.labels[s : s + size]) for s in starts]
+    return [jax.tree.map(lambda leaf, s=s: leaf[s : s + size], batch) for s in starts]
 
 
 def sample(key: Array, batch: Batch, n: int) -> Batch:
@@ -190,7 +190,7 @@ def sample(key: Array, batch: Batch, n: int) -> Batch:
     if not 1 <= n <= examples:
         raise ValueError(f"n is {n}; it must be 1 to {examples}, the examples of the batch")
     drawn = jax.random.permutation(key, examples)[:n]
-    return Batch(batch.inputs[drawn], batch.labels[drawn])
+    return jax.tree.map(lambda leaf: leaf[drawn], batch)
 
 
 def _split(

@@ -93,16 +93,16 @@ class Equations:
 
     @property
     def logits(self) -> int:
-        """The value of the logits, shape (1, outputs).
+        """The value of the logits, shape (1, outputs) or (1, ..., outputs), or (1,).
 
         Raises:
           ValueError: the model returns something else.
         """
         shapes = [self.shape(value) for value in self.outputs]
-        if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][0] != 1:
+        if len(shapes) != 1 or shapes[0][:1] != (1,):
             raise ValueError(
                 f"the model returns {shapes} for one example; it must return logits "
-                "(examples, outputs)"
+                "(examples, outputs) or (examples, ..., outputs), or numbers (examples,)"
             )
         return self.outputs[0]
 

@@ -85,8 +85,8 @@ def evaluate(
         points = _with_moments(train_fn, plane, positions, state, moments.inputs, chunk, size)
     chunks = blocks.split(batch, chunk)
     sums = blocks.sums(_metrics(apply_fn, loss), points, (plane, state), chunks, size=size)
-    examples = batch.labels.shape[0]
-    return (Metrics(total / examples, right / examples) for total, right in sums)
+    counted = losses.count(batch)
+    return (Metrics(total / counted, right / counted) for total, right in sums)
 
 
 def _check_moments(moments: object) -> None:
@@ -146,9 +146,7 @@ def _metrics(apply_fn: ApplyFn, loss: losses.Loss) -> Callable:
             moments = point["moments"]
             own = state if moments is None else running.merged(moments, state)
             variables = {"params": variables, **own}
-        logits = apply_fn(variables, batch.inputs)
-        right = evaluation.correct(logits, batch.labels)
-        return loss.value(logits, batch.labels).sum(), right.sum()
+        return evaluation.totals(loss, apply_fn(variables, batch.inputs), batch)
 
     return sums
 

@@ -66,9 +66,10 @@ def _ablated(apply_fn: ApplyFn) -> Callable:
 
     def sums(kept: Masks, variables: Params, examples: _Examples) -> tuple[Array, Array]:
         logits = apply_fn(masks.apply(variables, kept), examples.batch.inputs)
-        right = evaluation.correct(logits, examples.batch.labels)
-        total = divergences(examples.reference, logits).sum()
-        return jnp.where(jnp.isfinite(logits).all(), total, jnp.nan), right.sum()
+        _, right = evaluation.totals(losses.cross_entropy, logits, examples.batch)
+        found, weights = divergences(examples.reference, logits), examples.batch.weights
+        total = found.sum() if weights is None else (found * weights).sum()
+        return jnp.where(jnp.isfinite(logits).all(), total, jnp.nan), right
 
     return sums
 
@@ -79,7 +80,7 @@ def _whole(apply_fn: ApplyFn) -> Callable:
 
     def whole(variables: Params, batch: Batch) -> tuple[Array, Array]:
         logits = apply_fn(variables, batch.inputs)
-        return logits, evaluation.correct(logits, batch.labels).sum()
+        return logits, evaluation.totals(losses.cross_entropy, logits, batch)[1]
 
     return jax.jit(whole)
 
@@ -127,11 +128,11 @@ def measure(
         raise ValueError(f"batch must be a Batch(inputs, labels), not {type(batch).__name__}")
     [batch] = averaging.checked(apply_fn, variables, batch, losses.cross_entropy)
     size = None if size is None else choices.whole("size", size, "ablation")
-    chunks, right = [], 0
+    chunks, right, counted = [], 0.0, losses.count(batch)
     for part in blocks.split(batch, chunk):
         logits, part_right = _whole(apply_fn)(variables, part)
         chunks.append(_Examples(part, np.asarray(logits)))
-        right += int(part_right)
+        right += float(part_right)
     _check_logits([part.reference for part in chunks])
     points = itertools.chain([first], ablations)
     totals = []
@@ -142,12 +143,12 @@ def measure(
                 "not finite; check how the model scales what its layers put out"
             )
         totals.append(total)
-    divergence, accuracy = np.asarray(totals).T / len(batch.labels)
-    return Utilities(divergence, accuracy, right / len(batch.labels))
+    divergence, accuracy = np.asarray(totals).T / counted
+    return Utilities(divergence, accuracy, right / counted)
 
 
 def _check_logits(chunks: list[np.ndarray]) -> None:
-    if chunks[0].shape[1] < 2:
+    if chunks[0].shape[-1] < 2:
         raise ValueError("the model has one output, whose softmax is always 1; utility needs two")
     if not all(np.isfinite(logits.astype(np.float64)).all() for logits in chunks):
         raise ValueError("the logits of the whole network are not all finite")
