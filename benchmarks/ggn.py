@@ -1,25 +1,30 @@
-"""Exact diagonal GGN, batch 128, on CPU: ours against BackPACK's DiagGGNExact.
+"""Exact diagonal GGN on CPU: against BackPACK's DiagGGNExact, and against a loop over positions.
 
     python -m benchmarks.ggn
 
-Both sides run in this process, on the same weights and data, with two threads each. The values of
-both are compared with BackPACK's in double precision; then the two take turns, first calls
-excluded. BackPACK's pass yields the gradient as well, and so does ours.
+Both sides run in this process, on the same weights and data, with two threads each. The values are
+compared first; then the two take turns, first calls excluded. BackPACK's pass yields the gradient
+as well, and so does ours; both are compared with BackPACK's in double precision. Of a language
+model with a label at every position, the other side takes the diagonal of one position's logits at
+a time, by one compiled function of the position.
 """
 
 import importlib.util
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import timing
+from benchmarks import networks, timing
 from pruning_jax import curvature, models
 from pruning_jax.types import Batch
 
 EXAMPLES, CLASSES, THREADS = 128, 10, 2
 # Sums through a few layers and back are off by some five steps of float32 where there are no ties.
 TOLERANCE = 256 * float(np.finfo(np.float32).eps)
+DECODER = {"vocabulary": 256, "width": 64, "blocks": 2}
+SENTENCES, LENGTH = 4, 16
 SHAPES = {"lenet_300_100": (28, 28, 1), "small_conv": (32, 32, 3)}
 
 
@@ -77,12 +82,57 @@ def largest_difference(name: str, examples: int = EXAMPLES) -> float:
     return _sides(name, examples)[2]()["ours"]
 
 
+def _by_position() -> tuple[Callable, Callable]:
+    """The diagonal of a language model with labels at every position, at once and in a loop."""
+    module = networks.Decoder(**DECODER)
+    keys = jax.random.split(jax.random.key(0), 3)
+    tokens, labels = jax.random.randint(keys[0], (2, SENTENCES, LENGTH), 0, DECODER["vocabulary"])
+    variables = jax.jit(module.init)(keys[1], tokens)
+
+    def at_one(variables: dict, inputs: dict) -> jax.Array:
+        logits = module.apply(variables, inputs["tokens"])
+        return jnp.take_along_axis(logits, inputs["position"][:, None, None], 1)[:, 0]
+
+    def at_once() -> dict:
+        return jax.block_until_ready(
+            curvature.ggn_diagonal(module.apply, variables, Batch(tokens, labels))
+        )
+
+    def in_a_loop() -> dict:
+        parts = []
+        for position in range(LENGTH):
+            inputs = {"tokens": tokens, "position": jnp.full(SENTENCES, position)}
+            batch = Batch(inputs, labels[:, position])
+            parts.append(curvature.ggn_diagonal(at_one, variables, batch))
+        return jax.block_until_ready(jax.tree.map(lambda *each: sum(each) / LENGTH, *parts))
+
+    return at_once, in_a_loop
+
+
+def _compare_positions() -> None:
+    sides = dict(zip(("at once", "loop"), _by_position(), strict=True))
+    values = [jax.tree.leaves(side()) for side in sides.values()]
+    # Softmax does not see the bias of the keys, whose diagonal is rounding alone.
+    seen = [pair for pair in zip(*values, strict=True) if pair[1].max() > 1e-9]
+    off = _largest(*zip(*seen, strict=True))
+    if not off <= TOLERANCE:
+        raise SystemExit(f"labels at every position: off by {off:.1e}, over {TOLERANCE:.1e}")
+    timing.report(
+        f"exact diagonal GGN, {LENGTH} labels of {DECODER['vocabulary']} each, decoder of "
+        f"{DECODER['blocks']} blocks of width {DECODER['width']}; off by {off:.0e}",
+        timing.in_turns(sides, runs=5),
+        "loop",
+    )
+
+
 def main() -> None:
-    """Prints the comparison, or why there is none."""
+    """Prints the comparisons, or why there is none with BackPACK."""
+    print(f"jax {jax.__version__} on {jax.default_backend()}")
+    _compare_positions()
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("backpack") is None:
         print("GGN against BackPACK: skipped, PyTorch or backpack-for-pytorch is not installed")
         return
-    print(f"jax {jax.__version__} on {jax.default_backend()}, {THREADS} threads")
+    print(f"\nagainst BackPACK with {THREADS} threads")
     for name in SHAPES:
         ours, theirs, differences = _sides(name, EXAMPLES)
         off = differences()

@@ -1,4 +1,4 @@
-"""Networks that the benchmarks read and the package does not train: ResNet-50 and ViT-B/16."""
+"""Networks that the benchmarks read and the package does not train."""
 
 import flax.linen as nn
 import jax
@@ -59,6 +59,25 @@ class ViT(nn.Module):
             y = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x)))
             x = x + nn.Dense(self.width)(y)
         return nn.Dense(1000)(nn.LayerNorm()(x).mean(1))
+
+
+class Decoder(nn.Module):
+    """A language model: blocks of causal attention and of a hidden layer four times as wide."""
+
+    vocabulary: int
+    width: int
+    blocks: int
+    heads: int = 4
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        mask = nn.make_causal_mask(tokens)
+        x = nn.Embed(self.vocabulary, self.width)(tokens)
+        for _ in range(self.blocks):
+            x = x + nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x), mask=mask)
+            y = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x)))
+            x = x + nn.Dense(self.width)(y)
+        return nn.Dense(self.vocabulary)(nn.LayerNorm()(x))
 
 
 IMAGES = {"ResNet-56": 32, "ResNet-50": 224, "ViT-B/16": 224}

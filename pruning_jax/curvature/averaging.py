@@ -1,6 +1,7 @@
 """Batches of examples: checked, and sums over them made into means."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -201,3 +202,28 @@ def mean(sums: Iterable[tuple[float | Array, PyTree]]) -> PyTree:
         *(_average(parts, count) for parts in totals.values()),
         is_leaf=lambda leaf: leaf is None,
     )
+
+
+def spread(weights: Array, shape: tuple[int, ...], axis: int) -> Array:
+    """The weights of a batch's positions for the entries of an array of its examples.
+
+    They are those of the labels' positions where the array has these on its first axes. Of an array
+    with other positions, all those of an example have its mean weight.
+
+    Args:
+      weights: shape (examples, ...).
+      shape: (examples, *shape of one example's) of the array.
+      axis: of one example's, along which its units are.
+
+    Returns:
+      An array that broadcasts with the other.
+    """
+    places = weights.shape[1:]
+    if axis < 1 + len(places) or shape[2 : 2 + len(places)] != places:
+        weights, places = weights.reshape(len(weights), -1).mean(1), ()
+    return weights.reshape(len(weights), 1, *places, *[1] * (len(shape) - 2 - len(places)))
+
+
+def count_of_examples(batch: Batch) -> float | Array:
+    """By how much a sum over a batch is divided that has each example's mean over positions."""
+    return losses.count(batch) / math.prod(losses.positions_of(batch)[1:])

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from pruning_jax import tracing, trees
+from pruning_jax.curvature import averaging
 from pruning_jax.tracing import Equation, Equations, Use, layers
 from pruning_jax.trees import at_least_single
 from pruning_jax.types import Array, Params
@@ -145,6 +146,40 @@ def _matrices(model: Equations, use: Use, array: Array, cotangents: Array) -> tu
     d = jax.vmap(jax.vmap(lambda x: outputs(model, use, x)))(cotangents)
     dtype = jnp.promote_types(jnp.promote_types(a.dtype, d.dtype), jnp.float32)
     return a.astype(dtype), d.astype(dtype)
+
+
+def second_moments(
+    model: Equations, use: Use, array: Array, weights: Array | None
+) -> tuple[Array, int]:
+    """sum_n sum_p w_np a_np a_np^T of a layer's inputs, and how many positions there are.
+
+    Args:
+      model: the equations.
+      use: of a kernel.
+      array: the data that it meets, shape (examples, *shape).
+      weights: of the positions of a batch's labels, or ``None``.
+
+    Returns:
+      The sum, shape (groups, inputs, inputs), and the positions of one example.
+    """
+    inputs, outputs, _ = _PRODUCTS[use.kind]
+    shape = model.shape(output(model, use))
+    unit_axis = len(shape) - 1
+    if use.kind == "conv":
+        unit_axis = model.equations[use.equation].params["dimension_numbers"].out_spec[1]
+    spread = jnp.ones((len(array), *[1] * len(shape)))
+    if weights is not None:
+        spread = averaging.spread(weights, (len(array), *shape), unit_axis)
+
+    def squares(part: Parts) -> Array:
+        x, w = part[0]
+        a = at_least_single(jax.vmap(lambda x: inputs(model, use, x))(x))
+        w = jnp.broadcast_to(w[0], (len(x), *shape)).astype(a.dtype)
+        w = jax.vmap(lambda w: outputs(model, use, w))(w)[..., :1]
+        return jnp.einsum("ngpk,ngpl->gkl", a * w, a, precision="highest")
+
+    positions = math.prod(shape) // layers.units(model, use)
+    return _sum_over_examples([(array, spread[None])], squares), positions
 
 
 def _view(model: Equations, use: Use, variables: Params) -> Callable[[Array], Array]:

@@ -74,22 +74,11 @@ def _over_positions(terms: Sequence[Array], axes: tuple[int, ...]) -> list[Array
 
 
 def _weighed(terms: Sequence[Array], axes: tuple[int, ...], weights: Array | None) -> list[Array]:
-    """Means over positions, as `_over_positions`, of terms by the weights of a batch's positions.
-
-    Of an array with other positions than the labels', all those of an example have its mean weight.
-    """
+    """Means over positions, as `_over_positions`, by the weights that a batch's positions have."""
     if weights is not None:
-        shape, places = terms[0].shape, weights.shape[1:]
-        if min(axes) < 1 + len(places) or shape[2 : 2 + len(places)] != places:
-            weights, places = weights.reshape(len(weights), -1).mean(1), ()
-        whole = weights.reshape(len(weights), 1, *places, *[1] * (len(shape) - 2 - len(places)))
-        terms = [term * whole.astype(term.dtype) for term in terms]
+        spread = averaging.spread(weights, terms[0].shape, min(axes))
+        terms = [term * spread.astype(term.dtype) for term in terms]
     return _over_positions(terms, axes)
-
-
-def _count(batch: Batch) -> float | Array:
-    """By how much the sum of `_weighed` over a batch is divided."""
-    return losses.count(batch) / math.prod(losses.positions_of(batch)[1:])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -185,7 +174,7 @@ def unit_statistics(
     for trace, batch in averaging.traced(graph, variables, batches, loss):
         rows, total = _read(trace, loss, read, variables, batch)
         parts.append(rows)
-        sums.append((_count(batch), total))
+        sums.append((averaging.count_of_examples(batch), total))
         examples, counted = examples + len(batch.labels), counted + losses.count(batch)
     averages = averaging.mean(sums)
     rows = jax.tree.map(lambda *chunks: jnp.concatenate(chunks) * (examples / counted), *parts)
@@ -231,7 +220,8 @@ def unit_means(
 
     def sums() -> Iterator[tuple[int, PyTree]]:
         for trace, batch in averaging.traced(graph, variables, batches, losses.cross_entropy):
-            yield _count(batch), _activation_sums(trace, read, variables, batch)
+            total = _activation_sums(trace, read, variables, batch)
+            yield averaging.count_of_examples(batch), total
 
     return averaging.mean(sums())
 
