@@ -171,13 +171,13 @@ def _first_inputs(
     batches: Callable[[int], Batches] | None,
 ) -> tuple[PyTree, Callable[[int], Batches]]:
     """The inputs of the first batch, and the batches, which may give those of a stage only once."""
-    first = _examples(batches, 0) if callable(batches) else []
-    batch = first if isinstance(first, Batch) else next(iter(first), None)
+    first = _examples(batches, 0) if callable(batches) else batches
+    batch = first[0] if isinstance(first, list) and first else first
     if not isinstance(batch, Batch):
         raise ValueError(
             "which kernels a function has is read with the inputs of its first batch, a "
-            f"Batch(inputs, labels), not {batch!r}: give batches=, or kernels=, or a Trace in "
-            "place of the function"
+            f"Batch(inputs, labels), not a {type(batch).__name__}: give batches=, or kernels=, or "
+            "a Trace in place of the function"
         )
     return batch.inputs, lambda stage: first if stage == 0 else batches(stage)
 

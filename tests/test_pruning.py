@@ -346,8 +346,9 @@ def test_weights_that_could_not_be_read_are_named_where_the_sparsity_is_asked_fo
     ("broken", "options", "message"),
     [
         (apply_fn, {}, "which kernels a function has is read .*give batches=, or kernels="),
-        (apply_fn, {"batches": []}, "read with the inputs of its first batch"),
-        (apply_fn, {"batches": lambda stage: [(1, 2)]}, r"not \(1, 2\)"),
+        (apply_fn, {"batches": []}, "read with the inputs of its first batch, .*not a list"),
+        (apply_fn, {"batches": (jnp.ones((2, 6)), jnp.ones(2))}, "first batch, .*not a tuple"),
+        (apply_fn, {"batches": lambda stage: [(1, 2)]}, "first batch, .*not a tuple"),
         ("apply_fn", {"kernels": KERNELS}, "a model is a function, a Trace .*, not str"),
     ],
 )
