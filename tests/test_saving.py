@@ -285,26 +285,22 @@ def test_a_file_of_another_program_is_refused_with_the_way_to_read_it(path):
 
 def test_a_file_that_is_cut_short_anywhere_or_goes_on_is_refused(path):
     pj.save(path, {"a": jnp.arange(3), "b": jnp.ones(2, jnp.int8)})
-    whole = path.read_bytes()
-    for changed in (*(whole[:end] for end in range(len(whole))), whole + b"\0", b"not one at all"):
-        path.write_bytes(changed)
+    size = path.stat().st_size
+    for other in (size + 1, *reversed(range(size))):
+        os.truncate(path, other)
         with pytest.raises(ValueError, match="is damaged, truncated or no safetensors file"):
             pj.load(path)
 
 
 def test_every_byte_that_is_changed_is_noticed(path):
     pj.save(path, {"a": jnp.arange(3), "b": jnp.ones(2, jnp.int8)}, metadata={"note": "é"})
-    whole = path.read_bytes()
-    for place in range(len(whole)):
-        changed = bytearray(whole)
-        changed[place] ^= 1
-        path.write_bytes(changed)
-        try:
-            pj.load(path)
-        except ValueError as error:
-            assert "damaged" in str(error) or "another program" in str(error)
-        else:
-            raise AssertionError(f"byte {place}, {whole[place : place + 1]!r}, can be changed")
+    with path.open("r+b") as file:
+        for place, byte in enumerate(path.read_bytes()):
+            os.pwrite(file.fileno(), bytes([byte ^ 1]), place)
+            with pytest.raises(ValueError, match="is damaged|was written by another program"):
+                pj.load(path)
+            os.pwrite(file.fileno(), bytes([byte]), place)
+    pj.load(path)
 
 
 @pytest.mark.parametrize(
