@@ -67,7 +67,7 @@ def with_responses(function, variables, inputs):
 CASES = {
     **{f"weights {name}": (pruned_by_weights, name) for name in ("nnx", "chain")},
     **{f"means {name}": (folded, name) for name in ("equinox", "layer_normed")},
-    **{f"compact {name}": (compacted, name) for name in ("equinox", "vision_transformer")},
+    **{f"compact {name}": (compacted, name) for name in ("equinox", "attention")},
     "responses": (with_responses, "chain"),
 }
 
