@@ -73,6 +73,12 @@ def gradient(
     Raises:
       ValueError: no batches, no `Loss`, labels that do not match the inputs or the outputs, inputs
         or labels that are not finite.
+
+    >>> model = lambda variables, inputs: inputs @ variables["w"]
+    >>> variables = {"w": jnp.zeros((1, 2))}
+    >>> batch = pj.Batch(inputs=jnp.array([[1.0], [3.0]]), labels=jnp.array([0, 1]))
+    >>> pj.curvature.gradient(model, variables, batch)["w"].tolist()
+    [[0.5, -0.5]]
     """
     apply_fn = _function(model)
     return averaging.mean(
@@ -119,6 +125,13 @@ def hessian_vector_product(
     Raises:
       ValueError: no batches, no `Loss`, labels that do not match the inputs or the outputs, inputs
         or labels that are not finite.
+
+    >>> model = lambda variables, inputs: inputs @ variables["w"]
+    >>> variables = {"w": jnp.zeros((1, 2))}
+    >>> batch = pj.Batch(inputs=jnp.array([[1.0], [3.0]]), labels=jnp.array([0, 1]))
+    >>> vector = {"w": jnp.array([[1.0, 0.0]])}
+    >>> pj.curvature.hessian_vector_product(model, variables, vector, batch)["w"].tolist()
+    [[1.25, -1.25]]
     """
     apply_fn = _function(model)
     return averaging.mean(

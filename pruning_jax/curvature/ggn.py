@@ -334,6 +334,12 @@ def ggn_diagonal(
         finite, a model that cannot be traced, that mixes examples or that depends on Python-side
         state, `samples` without `key`, or a key that is none.
 
+    >>> model = lambda variables, inputs: inputs @ variables["w"]
+    >>> variables = {"w": jnp.zeros((1, 2))}
+    >>> batch = pj.Batch(inputs=jnp.array([[1.0], [3.0]]), labels=jnp.array([0, 1]))
+    >>> pj.curvature.ggn_diagonal(model, variables, batch)["w"].round(5).tolist()
+    [[1.25, 1.25]]
+
     Source: Laurent et al. 2020, *Revisiting Loss Modelling for Unstructured Pruning*, section 3.
     """
     return _statistics(model, variables, batches, loss, key, samples, False)["ggn"]

@@ -167,6 +167,15 @@ def unit_statistics(
         outputs, inputs or labels that are not finite, variables or inputs of other shapes than the
         graph's, a model that mixes examples or that depends on Python-side state.
 
+    >>> def model(variables, inputs):
+    ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
+    >>> variables = {"w": jnp.array([[1.0, -2.0, 0.5]]), "out": jnp.ones((3, 2))}
+    >>> graph = pj.units.graph(pj.trace(model, variables, jnp.ones((4, 1))))
+    >>> batch = pj.Batch(inputs=jnp.array([[1.0], [3.0]]), labels=jnp.array([0, 1]))
+    >>> statistics = pj.curvature.unit_statistics(graph, variables, batch)
+    >>> statistics.mean_square["w"].tolist(), statistics.zeros["w"].tolist()
+    ([5.0, 0.0, 1.25], [0.0, 1.0, 0.0])
+
     Source: Evci et al. 2018, *Mean Replacement Pruning*, section 3.
     """
     spaces, read = _check_graph(graph).prunable, axes_read(graph)
@@ -213,6 +222,14 @@ def unit_means(
 
     Raises:
       ValueError: as `unit_statistics`.
+
+    >>> def model(variables, inputs):
+    ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
+    >>> variables = {"w": jnp.array([[1.0, -2.0, 0.5]]), "out": jnp.ones((3, 2))}
+    >>> graph = pj.units.graph(pj.trace(model, variables, jnp.ones((4, 1))))
+    >>> batch = pj.Batch(inputs=jnp.array([[1.0], [3.0]]), labels=jnp.array([0, 1]))
+    >>> [means.tolist() for means in pj.curvature.unit_means(graph, variables, batch).values()]
+    [[2.0, 0.0, 1.0]]
 
     Source: Evci et al. 2018, *Mean Replacement Pruning*, section 3.
     """

@@ -110,6 +110,13 @@ def trace(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Trace:
     Raises:
       ValueError: the model has no layers, does not accept one example on axis 0 of its inputs, has
         variables that are no arrays, or makes an array without entries.
+
+    >>> def model(variables, inputs):
+    ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
+    >>> variables = {"w": jnp.array([[1.0, -2.0, 0.5]]), "out": jnp.ones((3, 2))}
+    >>> layers = pj.trace(model, variables, jnp.ones((4, 1)))
+    >>> [(layer.name, layer.kernel_shape, layer.macs) for layer in layers.layers]
+    [('w', (1, 3), 3), ('out', (3, 2), 6)]
     """
     _check_arrays(variables)
     return trace_of(equations.read_one(apply_fn, variables, inputs), apply_fn)

@@ -72,6 +72,16 @@ def compact(
         Python-side state; both of `added` and `train_fn`, or constants that are not added to a
         product of the model; groups of a grouped convolution left unequal; what cannot be
         narrowed, by name.
+
+    >>> def model(variables, inputs):
+    ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
+    >>> variables = {"w": jnp.array([[1.0, -2.0, 0.5]]), "out": jnp.ones((3, 2))}
+    >>> graph = pj.units.graph(pj.trace(model, variables, jnp.ones((4, 1))))
+    >>> small = pj.compact(graph, variables, {"w": jnp.array([True, False, True])})
+    >>> small.variables["w"].shape, small.variables["out"].shape
+    ((1, 2), (2, 2))
+    >>> small.apply_fn(small.variables, jnp.array([[2.0]])).tolist()
+    [[3.0, 3.0]]
     """
     masks.check_masks(graph, unit_masks)
     if added and train_fn is not None:

@@ -100,6 +100,14 @@ def counts(graph: UnitGraph, unit_masks: UnitMasks = types.MappingProxyType({}))
 
     Raises:
       ValueError: masks that do not fit the graph, or whose values are not known (under ``jit``).
+
+    >>> def model(variables, inputs):
+    ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
+    >>> variables = {"w": jnp.array([[1.0, -2.0, 0.5]]), "out": jnp.ones((3, 2))}
+    >>> graph = pj.units.graph(pj.trace(model, variables, jnp.ones((4, 1))))
+    >>> total = pj.units.counts(graph, {"w": jnp.array([True, False, True])}).total
+    >>> total.parameters, total.kept_parameters, total.macs, total.kept_macs
+    (9, 6, 9, 6)
     """
     masks.check_masks(graph, unit_masks)
     if any(isinstance(mask, jax.core.Tracer) for mask in unit_masks.values()):

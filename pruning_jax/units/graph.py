@@ -36,6 +36,16 @@ def graph(trace: Trace) -> UnitGraph:
 
     Returns:
       Its unit spaces in the model's order.
+
+    Raises:
+      ValueError: it is no trace.
+
+    >>> def model(variables, inputs):
+    ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
+    >>> variables = {"w": jnp.array([[1.0, -2.0, 0.5]]), "out": jnp.ones((3, 2))}
+    >>> graph = pj.units.graph(pj.trace(model, variables, jnp.ones((4, 1))))
+    >>> [(space.name, space.size, space.prunable) for space in graph.spaces]
+    [('inputs', 1, False), ('w', 3, True), ('out', 2, False)]
     """
     if not isinstance(trace, Trace):
         raise ValueError(

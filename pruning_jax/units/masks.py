@@ -58,6 +58,9 @@ def from_scores(
         whole space; an unknown scope or space, or one that may not be pruned; scores that are not
         finite floats; different requests for two layers of one space.
 
+    >>> pj.units.from_scores({"w": jnp.array([3.0, 1.0, 2.0, 4.0])}, 0.5)["w"].tolist()
+    [True, False, False, True]
+
     Source: Evci et al. 2018, *Mean Replacement Pruning*, section 3: floor of f x n in each layer.
     """
     choices.check("scope", scope, SCOPES)
@@ -85,9 +88,19 @@ def from_scores(
 def check_masks(graph: UnitGraph, unit_masks: UnitMasks) -> None:
     """Checks that unit masks fit a graph; works under ``jit``, where names and shapes are known.
 
+    Args:
+      graph: of the model.
+      unit_masks: space -> booleans, shape (size,), True = kept.
+
     Raises:
       ValueError: an unknown space, one that may not be pruned, no booleans of shape (size,), or
         none of them True.
+
+    >>> def model(variables, inputs):
+    ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
+    >>> variables = {"w": jnp.array([[1.0, -2.0, 0.5]]), "out": jnp.ones((3, 2))}
+    >>> graph = pj.units.graph(pj.trace(model, variables, jnp.ones((4, 1))))
+    >>> pj.units.check_masks(graph, {"w": jnp.array([True, False, True])})
     """
     if not isinstance(graph, UnitGraph):
         raise ValueError(
@@ -130,6 +143,14 @@ def parameter_masks(
 
     Raises:
       ValueError: masks that do not fit the graph; variables that are not those of the graph.
+
+    >>> def model(variables, inputs):
+    ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
+    >>> variables = {"w": jnp.array([[1.0, -2.0, 0.5]]), "out": jnp.ones((3, 2))}
+    >>> graph = pj.units.graph(pj.trace(model, variables, jnp.ones((4, 1))))
+    >>> unit_masks = {"w": jnp.array([True, False, True])}
+    >>> pj.units.parameter_masks(graph, variables, unit_masks)["w"].tolist()
+    [[True, False, True]]
     """
     check_masks(graph, unit_masks)
     leaves, kept = trees.named_leaves(variables), {}
@@ -148,6 +169,20 @@ def apply_masks(graph: UnitGraph, variables: Params, unit_masks: UnitMasks) -> P
     """Sets the parameters that `parameter_masks` covers to zero; raises as it does.
 
     The arrays keep their shapes, and the network its cost: `compact` cuts the units out.
+
+    Args:
+      graph, variables, unit_masks: as in `parameter_masks`.
+
+    Returns:
+      The variables, those parameters zero.
+
+    >>> def model(variables, inputs):
+    ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
+    >>> variables = {"w": jnp.array([[1.0, -2.0, 0.5]]), "out": jnp.ones((3, 2))}
+    >>> graph = pj.units.graph(pj.trace(model, variables, jnp.ones((4, 1))))
+    >>> unit_masks = {"w": jnp.array([True, False, True])}
+    >>> pj.units.apply_masks(graph, variables, unit_masks)["w"].tolist()
+    [[1.0, 0.0, 0.5]]
     """
     return masks.apply(variables, parameter_masks(graph, variables, unit_masks))
 

@@ -229,6 +229,13 @@ def edges(graph: UnitGraph) -> list[Edge]:
 
     Returns:
       One row for each producer, space and consumer.
+
+    >>> def model(variables, inputs):
+    ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
+    >>> variables = {"w": jnp.array([[1.0, -2.0, 0.5]]), "out": jnp.ones((3, 2))}
+    >>> graph = pj.units.graph(pj.trace(model, variables, jnp.ones((4, 1))))
+    >>> [(edge.producer, edge.size, edge.consumer) for edge in pj.units.edges(graph)]
+    [('inputs', 1, 'w'), ('w', 3, 'out'), ('out', 2, 'outputs')]
     """
     order = {layer.name: place for place, layer in enumerate(graph.trace.layers)}
     rows = []
