@@ -50,6 +50,19 @@ LAYERS = {
 }
 
 
+def _thresholds(*put_later: str) -> dict:
+    """Of the claims; those named were put as they are after the rows of the workload were seen."""
+    return {
+        "share_below": 0.8,
+        "equal_area": 0.05,
+        "overlap": 0.5,
+        "exact": 1e-5,
+        "least_fraction": 0.05,
+        "most_fraction": 0.2,
+        "put_later": put_later,
+    }
+
+
 def _workload(**values) -> dict:
     common = {
         "data_dir": placeholder(str),
@@ -66,6 +79,7 @@ def _workload(**values) -> dict:
         "probe_every": 250,
         "selection_every": 25,
         "selection": {"layers": "midconv", "fraction": 0.1},
+        "thresholds": _thresholds(),
     }
     return common | values
 
@@ -111,6 +125,7 @@ def _cpu() -> dict:
         model={"name": "small_conv", "padding": "VALID"},
         training=_training(epochs=20),
         fine_tuning=_fine_tuning(probes=(2000, 2500)),
+        thresholds=_thresholds("M1", "M2", "M3", "M6"),
     )
     return {"small_conv_cifar10": small_conv}
 

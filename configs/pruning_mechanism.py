@@ -55,6 +55,13 @@ def _workload(**values) -> dict:
         "arms": {},
         "paths": {},
         "surfaces": {},
+        "thresholds": {
+            "range": 20.0,
+            "distance_ratio": 0.5,
+            "barrier": 2.0,
+            "fall": 10.0,
+            "put_later": (),
+        },
     }
     return common | values
 

@@ -8,7 +8,7 @@ from pruning_jax.studies.loss_modelling import prunings as units
 
 LOSS_GAPS = {"magnitude": 2.02, "obd": 1.83, "linear": 1.17, "quadratic": 1.05, "random": 2.3}
 ERROR_GAPS = {"magnitude": 2.4, "obd": 2.0, "linear": 1.9, "quadratic": 1.9}
-STAGES = {1: 2.0, 14: 1.2, 140: 1.0}
+STAGES = {1: 1.08, 14: 1.04, 140: 1.0}
 PENALTIES = {0.0: 1.5, 0.01: 1.0, 1.0: 1.3}
 EPOCHS = {"best": 1.0, 5: 0.8, 100: 0.9}
 OBD_EARLY = {"best": 1.0, 5: 1.4, 100: 1.1}
@@ -45,7 +45,17 @@ def loss_gap(unit):
     return gap * (OBD_EARLY[unit["epoch"]] if criterion == "obd" else 1)
 
 
-def run(work, *, gap=loss_gap, error_gaps=ERROR_GAPS, random_accuracy=0.1, noise=0.02):
+def run(
+    work,
+    *,
+    gap=loss_gap,
+    error_gaps=ERROR_GAPS,
+    random_accuracy=0.1,
+    noise=0.02,
+    overfitted=1.0,
+    pruned_accuracy=0.8,
+    tuned=None,
+):
     """Every row of a run, in the order in which it writes them."""
     draw = np.random.default_rng(0).normal
     seeds = (*work.seeds, *work.settings["tuning_seeds"])
@@ -53,16 +63,18 @@ def run(work, *, gap=loss_gap, error_gaps=ERROR_GAPS, random_accuracy=0.1, noise
     rows = [
         {"phase": "pretrained", "workload": work.name, "seed": seed, "best_epoch": 300}
         | {"validation_accuracy": accuracy, "test_accuracy": accuracy}
+        | {"train_accuracy": accuracy + overfitted / 100}
         for seed, accuracy in dense.items()
     ]
 
     def pruned(unit):
-        accuracy = random_accuracy if unit["criterion"] == "random" else 0.5
+        accuracy = random_accuracy if unit["criterion"] == "random" else pruned_accuracy
         accuracies = {"validation_accuracy": accuracy, "test_accuracy": accuracy}
         return unit | accuracies | {"penalty": gap(unit) + noise * draw()}
 
     def retrained(unit):
-        lost = error_gaps[unit["criterion"]] / 100 + 0.002 * draw()
+        lost = error_gaps[unit["criterion"]] / 100 if tuned is None else tuned(unit, gap(unit))
+        lost += 0.002 * draw()
         accuracy = dense[unit["seed"]] - lost
         accuracies = {"validation_accuracy": accuracy, "test_accuracy": accuracy}
         return unit | accuracies | {"phase": "retrained", "best_epoch": 100}

@@ -14,7 +14,7 @@ PENALTIES = {
     "abs_mrs": 0.101,
 }
 SIZES = {"firstconv": 12, "midconv": 20, "lastconv": 30, "firstdense": 40}
-LEFT = {"0": 1.0, "10": 0.5, "100": 0.3, "500": 0.2}
+LEFT = {"0": 1.0, "10": 0.5, "100": 0.3, "500": 0.2, "600": 0.2}
 """The share of a penalty that is left after so many fine-tuning steps."""
 SHARES = {"one": 0.02, 0.05: 0.05, 0.1: 0.1, 0.2: 0.2, 0.5: 0.5}
 
@@ -47,8 +47,8 @@ def workload(name="small_conv_cifar10", seeds=8, **changes):
         name=name,
         seeds=tuple(range(1, seeds + 1)),
         settings=settings | changes,
-        examples=500,
-        pretraining=SimpleNamespace(recipe=SimpleNamespace(epochs=20, batch_size=10)),
+        examples=5_000,
+        pretraining=SimpleNamespace(recipe=SimpleNamespace(epochs=2, batch_size=10)),
     )
 
 
@@ -69,7 +69,7 @@ def chosen(criterion, draw, count, size):
         return sorted(draw.permutation(size)[:count].tolist())
     if criterion in ("rs", "mrs"):
         return list(range(size - count, size))
-    return sorted(draw.permutation(count + 2)[:count].tolist())
+    return sorted(draw.permutation(count + 1)[:count].tolist())
 
 
 def squares(size):
@@ -85,6 +85,8 @@ def run(
     chosen=chosen,
     squares=squares,
     random_accuracy=0.3,
+    pruned_accuracy=0.7,
+    overfitted=2.0,
     relative_error=1e-7,
     noise=0.02,
 ):
@@ -116,7 +118,7 @@ def run(
         row = unit | {"phase": "probed", "removed": {layers: removed}, "loss": 1.0, "accuracy": 0.8}
         row["penalty"] = of_each(unit, lambda u: noisy(penalty(u)) if removed else 0.0)
         row["pruned_accuracy"] = of_each(
-            unit, lambda u: random_accuracy if u["criterion"] == "random" else 0.7
+            unit, lambda u: random_accuracy if u["criterion"] == "random" else pruned_accuracy
         )
         if layers in SIZES and fraction == 0.1:
             size = SIZES[layers]
@@ -133,7 +135,8 @@ def run(
     rows = []
     for seed in work.seeds:
         own = {"workload": work.name, "seed": seed}
-        rows.append(own | {"phase": "pretrained", "best_epoch": 9, "train_loss": 0.5})
+        dense = {"train_accuracy": 0.8 + overfitted / 100, "test_accuracy": 0.8}
+        rows.append(own | {"phase": "pretrained", "best_epoch": 9} | dense)
         for step in range(settings["selection_every"], total + 1, settings["selection_every"]):
             unit = own | {"step": step} | selection
             rows.append(unit | {"phase": "selected", "units": units_of(unit)})

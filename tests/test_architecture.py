@@ -119,7 +119,7 @@ def rooms_with_modules():
 
 
 def test_the_sources_are_found():
-    assert {"pruning_jax.types", "pruning_jax.trees", "launch.claims_table"} <= MODULES.keys()
+    assert {"pruning_jax.types", "pruning_jax.trees", "launch.claims"} <= MODULES.keys()
 
 
 @pytest.mark.parametrize("path", rooms_with_modules(), ids=str)

@@ -1,92 +1,156 @@
-"""Verdicts from differences whose answer is known, and the table that shows them."""
+"""Rules, gates and verdicts on differences whose answer is known, and the pages that show them."""
 
+import itertools
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from launch import claims_table
+from launch import claims as pages
+from launch.written import tupled
+from pruning_jax import data, studies
 from pruning_jax.analysis import claims
+from pruning_jax.lab import results
+from pruning_jax.types import Batch
 
-CLAIM = claims.Claim(
-    id="L1",
-    statement="QM loses less than MP",
-    source="paper, table 1",
-    workload="A",
-    published="1.05 / 2.02",
-    n=8,
-    estimate=-0.97,
-    ci=(-1.1, -0.84),
-    p_value=1 / 256,
-    verdict="holds",
-)
+ROOT = Path(__file__).parents[1]
 
 
 def differences(n=8, mean=-1.0, spread=0.1):
     return mean + spread * np.linspace(-1, 1, n)
 
 
-@pytest.mark.parametrize("alternative, sign", [("less", 1), ("greater", -1)])
-def test_order_holds_where_every_pair_agrees_on_every_seed(alternative, sign):
-    pairs = {"a < b": sign * differences(), "b < c": sign * differences(mean=-2.0)}
-    order = claims.paired_order(pairs, alternative=alternative)
-    assert order.verdict == "holds" and order.n == 8
-    assert [test.p_value for test in order.tests] == [2 / 256, 2 / 256]
-    assert order.tests[1].interval.estimate == pytest.approx(sign * -2.0)
+def verdict(*parts):
+    return claims.verdict_of(parts)
 
 
-def test_order_fails_where_one_pair_is_shown_to_be_the_other_way():
-    pairs = {"a < b": differences(), "b < c": differences(mean=1.0)}
-    order = claims.paired_order(pairs)
-    assert order.verdict == "fails"
-    assert order.deciding.label == "b < c" and order.deciding.p_opposite == 2 / 256
+# The five rules.
 
 
-def test_order_is_inconclusive_where_a_pair_shows_neither():
-    pairs = {"a < b": differences(), "b < c": differences(mean=0.1, spread=1.0)}
-    order = claims.paired_order(pairs)
-    assert order.verdict == "inconclusive" and order.deciding.label == "b < c"
+@pytest.mark.parametrize("rule, sign", [(claims.below, 1), (claims.above, -1)])
+def test_an_order_is_decided_by_exact_sign_flips(rule, sign):
+    values = sign * differences(spread=1.5) + sign * 0.2
+    part = rule("a", values)
+    flips = np.array(list(itertools.product([1, -1], repeat=8)))
+    assert part.p_value == pytest.approx(np.mean(sign * (flips @ values) <= sign * values.sum()))
+    assert part.p_opposite == pytest.approx(np.mean(sign * (flips @ values) >= sign * values.sum()))
+    assert part.interval.estimate == pytest.approx(values.mean())
+    assert rule("a", values, 5 * sign).p_value == 1 / 2**8
+    assert rule("a", values, -5 * sign).p_opposite == 1 / 2**8
 
 
-@pytest.mark.parametrize("n, verdict", [(5, "inconclusive"), (6, "holds")])
-def test_two_pairs_need_six_seeds(n, verdict):
-    pairs = {"a < b": differences(n), "b < c": differences(n)}
-    assert claims.paired_order(pairs).verdict == verdict
+@pytest.mark.parametrize(
+    ("mean", "margin", "no_worse", "equal"),
+    [
+        (0.0, 0.5, "agrees", "agrees"),
+        (-1.0, 0.5, "contradicts", "contradicts"),
+        (1.0, 0.5, "agrees", "contradicts"),
+        (-0.5, 0.5, "undecided", "undecided"),
+    ],
+)
+def test_margins_are_decided_by_student(mean, margin, no_worse, equal):
+    values = differences(mean=mean, spread=0.3)
+    assert verdict(claims.no_worse("a", values, margin)) == no_worse
+    assert verdict(claims.equal("a", values, margin)) == equal
 
 
-def test_one_pair_of_five_seeds_is_enough_when_all_agree():
-    assert claims.paired_order({"a < b": differences(5)}).verdict == "holds"
+def test_an_identity_has_no_test():
+    assert verdict(claims.identity("a", [1e-7, 2e-7], 1e-5)) == "agrees"
+    assert verdict(claims.identity("a", [1e-7, 2e-5], 1e-5)) == "contradicts"
 
 
-def test_no_difference_is_inconclusive():
-    assert claims.paired_order({"a < b": np.zeros(8)}).verdict == "inconclusive"
+# The conjunction.
 
 
-def test_order_refuses_pairs_it_cannot_compare():
-    with pytest.raises(ValueError, match="at least one pair"):
-        claims.paired_order({})
-    with pytest.raises(ValueError, match="'b < c': 5"):
-        claims.paired_order({"a < b": differences(8), "b < c": differences(5)})
+def test_all_parts_must_be_shown_and_need_no_adjustment():
+    five = [claims.below(name, differences(5)) for name in "abc"]
+    assert verdict(*five) == "agrees" and {part.p_value for part in five} == {1 / 2**5}
+    assert verdict(*five, claims.below("d", differences(5, 0.0, 1.0))) == "undecided"
 
 
-def test_claim_survives_json():
-    assert claims.from_dict(json.loads(json.dumps(claims.to_dict(CLAIM)))) == CLAIM
-    untested = CLAIM._replace(n=0, estimate=None, ci=None, p_value=None, verdict="not tested")
-    assert claims.from_dict(json.loads(json.dumps(claims.to_dict(untested)))) == untested
+def test_one_opposite_contradicts_with_holm():
+    agreeing = [claims.below(name, differences()) for name in "ab"]
+    assert verdict(*agreeing, claims.below("c", -differences())) == "contradicts"
+    five = [claims.below(name, differences(5)) for name in "a"]
+    opposite = claims.below("c", -differences(5))
+    assert verdict(opposite) == "contradicts" and verdict(*five, opposite) == "undecided"
+
+
+def test_parts_that_cannot_be_compared_are_refused():
+    with pytest.raises(ValueError, match="one at least"):
+        claims.verdict_of([])
+    with pytest.raises(ValueError, match="'b': 5"):
+        verdict(claims.below("a", differences(8)), claims.below("b", differences(5)))
+
+
+@pytest.mark.parametrize(
+    ("gate", "met"),
+    [
+        (claims.alive(60, 90, 10), True),
+        (claims.alive(49, 90, 10), False),
+        (claims.sensitive(60, 58), True),
+        (claims.sensitive(60, 58.5), False),
+        (claims.not_overfitted(95, 86), True),
+        (claims.not_overfitted(95, 85), False),
+        (claims.converged(0.9), True),
+        (claims.converged(1.0), False),
+        (claims.converged(None), None),
+        (claims.equally_long(12, 12), True),
+        (claims.equally_long(6, 12), False),
+        (claims.resolution(claims.equal("a", differences(mean=0, spread=0.1), 0.2)), True),
+        (claims.resolution(claims.equal("a", differences(mean=0, spread=1.0), 0.2)), False),
+        (claims.fresh(False), False),
+    ],
+)
+def test_a_gate_that_is_not_met_decides_nothing(gate, met):
+    assert gate.met is met
+    for values in (differences(), -differences()):
+        decided = claims.verdict_of([claims.below("a", values)], [gate])
+        assert (decided == "undecided") == (met is False)
+
+
+# The claim.
+
+PARTS = (claims.below("a < 0", differences()), claims.below("b < 0", differences(mean=-2.0)))
+CLAIM = claims.Claim(
+    id="L1",
+    statement="QM loses less than MP",
+    source="paper, table 1",
+    workload="A: MLP, MNIST",
+    published="1.05 / 2.02",
+    here="1.04 / 2.00 nats",
+    unit="nats",
+    parts=PARTS,
+    gates=(claims.sensitive(60, 10), claims.converged(None)),
+    fidelity="matched",
+    verdict="agrees",
+)
+UNFIT = CLAIM._replace(
+    id="L2", gates=(claims.alive(12, 90, 10),), fidelity="unfit", verdict="undecided"
+)
+ABSENT = CLAIM._replace(id="L4", parts=(), gates=(), verdict="undecided", here="-", note="no row")
+
+
+def test_a_claim_survives_json_and_says_how_it_stands():
+    for claim, standing in ((CLAIM, "agrees"), (UNFIT, "unfit"), (ABSENT, "absent")):
+        assert claims.from_dict(json.loads(json.dumps(claims.to_dict(claim)))) == claim
+        assert claim.standing == standing
+    assert CLAIM.deciding is PARTS[0] and CLAIM.n == 8 and ABSENT.n == 0
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"verdict": "PASS"}, "choose from holds, fails, inconclusive, not tested"),
+        ({"verdict": "PASS"}, "choose from agrees, contradicts, undecided"),
+        ({"fidelity": "near"}, "choose from matched, proxy, unfit"),
         ({"id": ""}, "id is empty"),
-        ({"n": -1}, "n is -1"),
-        ({"estimate": float("nan")}, "not finite"),
-        ({"ci": (1.0, 0.0)}, "low must not exceed high"),
-        ({"ci": (1.0,)}, r"must be \(low, high\)"),
-        ({"p_value": 1.5}, "p_value is 1.5"),
-        ({"n": 1}, "at least 2 seeds"),
-        ({"estimate": None}, "needs an estimate"),
+        ({"verdict": "contradicts"}, "parts and gates say 'agrees'"),
+        ({"gates": (claims.fresh(False),)}, "parts and gates say 'undecided'"),
+        ({"fidelity": "unfit"}, "its gates say otherwise"),
+        ({"parts": (PARTS[0]._replace(p_value=1.5),)}, "outside"),
+        ({"parts": (PARTS[0]._replace(values=(float("nan"),)),)}, "not finite"),
     ],
 )
 def test_a_claim_that_cannot_be_read_is_refused(change, message):
@@ -101,58 +165,109 @@ def test_missing_and_unknown_fields_are_named():
         claims.from_dict(fields | {"outcome": "holds"})
 
 
-def repository(tmp_path, rows=()):
+# The pages.
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository with the claims of one study."""
     (tmp_path / "README.md").write_text("# A\n<!-- claims:begin -->\nold\n<!-- claims:end -->\nb\n")
-    for i, row in enumerate(rows):
-        study = tmp_path / "notebooks" / "results" / f"study_{i}"
-        study.mkdir(parents=True)
-        (study / "claims.json").write_text(json.dumps([claims.to_dict(row)]))
+    folder = tmp_path / "notebooks" / "results" / "loss_modelling"
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "notebooks/results/loss_modelling/config.json", folder)
+    write(tmp_path, CLAIM, UNFIT, ABSENT)
     return tmp_path
 
 
-def test_table_shows_published_beside_ours(tmp_path):
-    root = repository(tmp_path, [CLAIM, CLAIM._replace(id="L2", note="a | b\nc", ci=None)])
-    assert claims_table.main([], root) == 0
+def write(root, *decided):
+    decided = [claim._replace(workload="A: MLP-300-100, MNIST") for claim in decided]
+    path = root / "notebooks" / "results" / "loss_modelling" / "claims.json"
+    path.write_text(json.dumps([claims.to_dict(claim) for claim in decided]))
+
+
+def test_one_command_writes_the_table_the_figure_and_the_pages(root, capsys):
+    assert pages.main(["--check"], root) == 1
+    assert "run python -m launch.claims" in capsys.readouterr().out
+    assert not (root / "docs").exists()
+    assert pages.main([], root) == 0 and pages.main(["--check"], root) == 0
     lines = (root / "README.md").read_text().splitlines()
     assert lines[0] == "# A" and lines[-1] == "b"
-    assert lines[4] == (
-        "| L1 | QM loses less than MP | paper, table 1 | 1.05 / 2.02 "
-        "| -0.97 [-1.1, -0.84], p = 0.0039 | 8 | A | **holds** |"
+    told = "1 agrees, 0 contradicts, 0 undecided, 1 unfit, 1 absent"
+    assert lines[2] == f"Of 3 claims on their workloads: {told}."
+    assert lines[8] == (
+        "| [L1](docs/claims/L1.md) QM loses less than MP (A) | 1.05 / 2.02 | 1.04 / 2.00 nats | "
+        "a < 0: -1 [-1.06, -0.941], p = 0.0039 | **agrees**, matched, n = 8 |"
     )
-    assert lines[7] == "- L2, A: a | b c"
-    assert {line.count("|") for line in lines[2:6]} == {len(claims_table.COLUMNS) + 1}
+    assert "gates not met: alive 0.025 | **unfit** |" in lines[9]
+    page = (root / "docs/claims/L1.md").read_text()
+    for text in (
+        "MLP-300-100 (tanh)",
+        "learning_rate 0.01",
+        "| sensitive | 50 |",
+        "-0.929, -0.9 |",
+    ):
+        assert text in page
+    assert "not measured" in page and "<svg" in (root / "docs/claims/forest.svg").read_text()
 
 
-def test_check_writes_nothing_and_tells_when_out_of_date(tmp_path, capsys):
-    root = repository(tmp_path, [CLAIM])
-    before = (root / "README.md").read_text()
-    assert claims_table.main(["--check"], root) == 1
-    assert (root / "README.md").read_text() == before
-    assert "run python -m launch.claims_table" in capsys.readouterr().out
-    claims_table.main([], root)
-    assert claims_table.main(["--check"], root) == 0
+def test_a_figure_that_shows_something_else_is_out_of_date(root):
+    pages.main([], root)
+    write(root, CLAIM._replace(parts=PARTS[:1]), UNFIT, ABSENT)
+    stale = {path.name for path, text in pages.written(root).items() if path.read_text() != text}
+    assert {"forest.svg", "L1.md"} <= stale and pages.main(["--check"], root) == 1
 
 
-def test_a_repository_without_results_says_so(tmp_path):
-    root = repository(tmp_path)
-    claims_table.main([], root)
-    assert claims_table.EMPTY in (root / "README.md").read_text()
+def test_distances_are_in_half_widths_on_the_claimed_side():
+    part = claims.below("a", differences(mean=-1.0, spread=1.0))
+    half = part.interval.estimate - part.interval.low
+    assert pages.beyond(part) == pytest.approx(1 / half)
+    assert pages.beyond(claims.above("a", part.values, 0.5)) == pytest.approx(-1.5 / half)
+    assert pages.beyond(claims.equal("a", part.values, 3.0)) == pytest.approx(2 / half)
+    assert pages.beyond(claims.above("a", [1.0, 1.0])) == pages.FARTHEST
+
+
+def test_a_repository_without_results_says_so(root):
+    shutil.rmtree(root / "notebooks")
+    pages.main([], root)
+    assert pages.EMPTY in (root / "README.md").read_text()
 
 
 @pytest.mark.parametrize("text", ["", "<!-- claims:end --><!-- claims:begin -->"])
 def test_a_readme_without_its_markers_is_refused(text):
     with pytest.raises(ValueError, match="claims:begin"):
-        claims_table.updated(text, [])
+        pages.updated(text, [])
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a": 1}', '[{"id": "L1"}]'])
-def test_a_damaged_file_of_claims_is_named(tmp_path, text):
-    root = repository(tmp_path, [CLAIM])
-    path = root / "notebooks" / "results" / "study_0" / "claims.json"
+def test_a_damaged_file_of_claims_is_named(root, text):
+    path = root / "notebooks" / "results" / "loss_modelling" / "claims.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="study_0/claims.json"):
-        claims_table.main([], root)
+    with pytest.raises(ValueError, match="loss_modelling/claims.json"):
+        pages.main([], root)
 
 
-def test_the_committed_table_is_up_to_date():
-    assert claims_table.main(["--check"]) == 0
+def test_the_committed_pages_are_up_to_date():
+    assert pages.main(["--check"]) == 0
+
+
+@pytest.mark.parametrize("name", ["loss_modelling", "mean_replacement", "pruning_mechanism"])
+def test_the_committed_claims_are_those_of_the_committed_rows(name, monkeypatch):
+    """Of the data only the sizes matter, so blank images stand in for it."""
+
+    def load(name, *, seed, validation, subset=None):
+        side, channels = (28, 1) if name == "mnist" else (32, 3)
+        sizes = (subset or {"mnist": 60_000}.get(name, 50_000) - validation, validation, 10_000)
+        splits = [
+            Batch(
+                np.broadcast_to(np.float32(0), (size, side, side, channels)),
+                np.zeros(size, np.int32),
+            )
+            for size in sizes
+        ]
+        return data.Dataset(*splits, 10, name)
+
+    monkeypatch.setattr(data, "load", load)
+    run, study = results.read(ROOT / "notebooks" / "results" / name), studies.find(name)
+    built = study.build(tupled(run.config))
+    found = [claim for workload in built for claim in study.decide(run.results, workload)]
+    assert json.loads(json.dumps([claims.to_dict(claim) for claim in found])) == run.claims

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pruning_jax.analysis import claims
+
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: extra 'test'")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: extra 'test'")
 pytest.importorskip("ipykernel", reason="ipykernel is not installed: extra 'test'")
@@ -120,8 +122,8 @@ def test_the_loss_modelling_notebook_shows_every_verdict_and_figure(executed):
     notebook = executed("loss_modelling")
     run = results.read(RESULTS["loss_modelling"].parent)
     printed = texts(notebook)
-    for claim in run.claims:
-        assert f"{claim['id']}, {claim['workload']}: {claim['verdict']}" in printed
+    for claim in map(claims.from_dict, run.claims):
+        assert f"{claim.id}, {claim.workload}: {claim.standing}" in printed
     tuning = {name: values["tuning_seeds"] for name, values in run.config["workloads"].items()}
     assert len(images(notebook)) == len(figures.loss_modelling(run.results, tuning_seeds=tuning))
 
@@ -133,8 +135,8 @@ def test_the_mean_replacement_notebook_shows_every_verdict_and_figure(executed):
     notebook = executed("mean_replacement")
     run = results.read(RESULTS["mean_replacement"].parent)
     printed = texts(notebook)
-    for claim in run.claims:
-        assert f"{claim['id']}, {claim['workload']}: {claim['verdict']}" in printed
+    for claim in map(claims.from_dict, run.claims):
+        assert f"{claim.id}, {claim.workload}: {claim.standing}" in printed
     assert len(images(notebook)) == len(figures.mean_replacement(run.results))
 
 
@@ -147,8 +149,8 @@ def test_the_pruning_mechanism_notebook_shows_every_verdict_and_figure(executed)
     notebook = executed("pruning_mechanism")
     run = results.read(RESULTS["pruning_mechanism"].parent)
     printed = texts(notebook)
-    for claim in run.claims:
-        assert f"{claim['id']}, {claim['workload']}: {claim['verdict']}" in printed
+    for claim in map(claims.from_dict, run.claims):
+        assert f"{claim.id}, {claim.workload}: {claim.standing}" in printed
     assert tables.beside_published(run.results, run.config["workloads"]) in printed
     surfaces = of_kind(notebook, "application/vnd.plotly.v1+json")
     drawn = figures.pruning_mechanism(run.results)

@@ -128,6 +128,16 @@ def test_bootstrap_of_the_mean_approaches_its_normal_interval():
     )
 
 
+@pytest.mark.parametrize("draw", ["normal", "uniform"])
+def test_bootstrap_covers_as_often_as_it_says_with_eight_seeds(draw):
+    generator, covered = np.random.default_rng(1), []
+    for _ in range(500):
+        sample = getattr(generator, draw)(size=8)
+        found = statistics.bootstrap_interval(np.mean, sample, seed=1, resamples=300)
+        covered.append(found.low <= (0.0 if draw == "normal" else 0.5) <= found.high)
+    assert 0.91 <= np.mean(covered) <= 0.98  # plain percentiles cover .88
+
+
 def test_bootstrap_keeps_pairs_together_and_repeats_for_a_seed():
     first = np.random.default_rng(3).normal(size=(8, 4))
 

@@ -6,7 +6,7 @@ returns scores of shape (size,), the lowest of which go first:
     kernel       (size, fan_in)    the incoming weights of each unit; of several layers that
                                    produce the units, as in a residual stream, side by side
     scale        (size,)           the scale of the norm that follows the layer; of several norms
-                                   the sum of their absolute values
+                                   the mean of their absolute values
     removal      (examples, size)  mean_p(-a dl/da), of `curvature.unit_statistics`
     replacement  (examples, size)  mean_p((abar - a) dl/da), of the same
     mean_square  (size,)           E_x mean_p(a^2), of the same

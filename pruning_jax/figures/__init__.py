@@ -5,6 +5,7 @@ A row is a line of ``results.jsonl``; a figure is a `matplotlib.figure.Figure`, 
 
 import matplotlib
 
+from pruning_jax.figures.claims import Effect, forest
 from pruning_jax.figures.comparison import accuracy_by_sparsity
 from pruning_jax.figures.landscape import contours, profiles, surface
 from pruning_jax.figures.loss_modelling import (
@@ -22,11 +23,13 @@ from pruning_jax.figures.unit_graph import unit_graph
 matplotlib.rcParams["svg.hashsalt"] = "pruning_jax"  # the same figure is the same file
 
 __all__ = [
+    "Effect",
     "Spreads",
     "accuracy_by_sparsity",
     "contours",
     "early_stopping",
     "fine_tuning",
+    "forest",
     "loss_modelling",
     "mean_replacement",
     "profiles",

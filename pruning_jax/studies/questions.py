@@ -8,25 +8,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pruning_jax.analysis import statistics
-from pruning_jax.analysis.claims import LEVEL, Claim, paired_order
-from pruning_jax.analysis.statistics import Alternative, Interval
+from pruning_jax.analysis import claims, statistics
+from pruning_jax.analysis.claims import Claim, Gate, Part
+from pruning_jax.analysis.statistics import Interval
 from pruning_jax.measurements import Row
 from pruning_jax.studies.workloads import Workload
 
-LEAST_CONTROL = 2.0
-"""The least accuracy, in pp, that random pruning must cost; below it a setting is saturated."""
-
 
 class Finding(NamedTuple):
-    """What the numbers of a claim say; the fields are those of `Claim`."""
+    """What the rows say on a claim.
 
-    verdict: str
-    note: str
-    n: int
-    estimate: float | None = None
-    ci: tuple[float, float] | None = None
-    p_value: float | None = None
+    Attributes:
+      parts: the statements that it is made of.
+      here: our figures, in the paper's quantity and unit.
+      gates: what else the rows must meet for this claim.
+      note: what a reader needs in order not to misread them.
+    """
+
+    parts: tuple[Part, ...]
+    here: str
+    gates: tuple[Gate, ...] = ()
+    note: str = ""
 
 
 class Question(NamedTuple):
@@ -35,28 +37,22 @@ class Question(NamedTuple):
     Attributes:
       statement: what is claimed.
       source: the place in the paper.
-      published: the workload -> the paper's figures, as text.
+      published: the paper's figures, as text, or the workload -> them.
+      unit: of the values that decide.
       find: the rows and workload -> the finding.
-      controlled: whether random pruning must cost accuracy for the rows to say anything.
+      formula: what is computed, in a line.
+      changes: what would change the verdict, and what that costs.
+      history: what was said before, and why it changed.
     """
 
     statement: str
     source: str
-    published: Callable[[Workload], str]
+    published: str | Callable[[Workload], str]
+    unit: str
     find: Callable[[list[Row], Workload], Finding]
-    controlled: bool = True
-
-
-class Control(NamedTuple):
-    """What tells whether a setting is saturated.
-
-    Attributes:
-      cost: the rows and workload -> the accuracy that random pruning costs, in pp.
-      remark: what else every note says.
-    """
-
-    cost: Callable[[list[Row], Workload], float]
-    remark: str = ""
+    formula: str
+    changes: str
+    history: str = ""
 
 
 def decide(
@@ -64,110 +60,85 @@ def decide(
     rows: list[Row],
     workload: Workload,
     label: str,
-    control: Control,
+    fidelity: str = "proxy",
 ) -> list[Claim]:
     """Decides each question from a workload's rows.
 
     Args:
       questions: the claims' codes -> the claims.
       rows: of the workload, as many as there are.
-      workload: what ran.
+      workload: what ran; its thresholds name the questions that were put after its rows were seen.
       label: what the workload is called in the table of claims.
-      control: of the questions that need one.
+      fidelity: how near the workload is to the paper's.
 
     Returns:
-      A claim for each question: "not tested" where a finding raises `LookupError`, because rows
-      are missing; "inconclusive" where it raises `ValueError`, or where the setting is saturated.
+      A claim for each question, without parts where rows are missing.
 
     Source: PAPERS.md, sections 3 and 4.
     """
     return [
-        Claim(
-            id=id,
-            statement=question.statement,
-            source=question.source,
-            workload=label,
-            published=question.published(workload),
-            **_found(question, rows, workload, control)._asdict(),
-        )
+        _decided(id, question, rows, workload, label, fidelity)
         for id, question in questions.items()
     ]
 
 
-def _found(question: Question, rows: list[Row], workload: Workload, control: Control) -> Finding:
+def _decided(
+    id: str, question: Question, rows: list[Row], workload: Workload, label: str, fidelity: str
+) -> Claim:
+    published = question.published
+    texts = (
+        id,
+        question.statement,
+        question.source,
+        label,
+        published if isinstance(published, str) else published(workload),
+    )
     try:
-        cost = control.cost(rows, workload) if question.controlled else None
         finding = question.find(rows, workload)
-    except LookupError as error:
-        return Finding("not tested", str(error), 0)
-    except ValueError as error:
-        return Finding("inconclusive", str(error), len(workload.seeds))
-    if cost is None:
-        return finding
-    control_text = f"control: random pruning costs {cost:.1f} pp"
-    note = "; ".join(filter(None, (finding.note, control.remark, control_text)))
-    if cost < LEAST_CONTROL:
-        note += f", less than {LEAST_CONTROL:g}: saturated"
-        return finding._replace(verdict="inconclusive", note=note)
-    return finding._replace(note=note)
+    except (LookupError, ValueError) as error:
+        return Claim(*texts, "-", question.unit, (), (), fidelity, "undecided", str(error))
+    gates = finding.gates
+    if id in thresholds(workload).get("put_later", ()):
+        gates += (claims.fresh(False),)
+    if any(gate.met is False and gate.unfits for gate in gates):
+        fidelity = "unfit"
+    verdict = claims.verdict_of(finding.parts, gates)
+    rest = (finding.here, question.unit, finding.parts, gates, fidelity, verdict, finding.note)
+    return Claim(*texts, *rest)
 
 
-def ordered(
-    pairs: dict[str, np.ndarray],
-    differences: str = "differences in nats",
-    *,
-    alternative: Alternative = "less",
-    allowed: float = 0.0,
-) -> Finding:
-    """The finding on paired differences that a claim says lie on one side of zero.
-
-    Args:
-      pairs: a label -> one difference a seed.
-      differences: what they are, for the note.
-      alternative: the side of zero that the claim names.
-      allowed: the excess that the first pair is granted.
-
-    Returns:
-      The verdict of `claims.paired_order`, with the mean difference of the deciding pair.
-    """
-    first = next(iter(pairs))
-    order = paired_order(pairs | {first: pairs[first] - allowed}, alternative=alternative)
-    n, label = order.n, order.deciding.label
-    intervals = {name: statistics.mean_interval(values) for name, values in pairs.items()}
-    shown = [
-        f"{test.label}: {text(intervals[test.label])}, p = {test.p_value:.2g}"
-        for test in order.tests
-    ]
-    decides = f", {label} decides" if len(pairs) > 1 else ""
-    note = f"{differences}{decides}: {'; '.join(shown)}"
-    if len(pairs) / 2**n >= LEVEL:
-        note += f"; no {len(pairs)} tests on {n} seeds can reach p < {LEVEL:g}"
-    mean, low, high = intervals[label]
-    return Finding(order.verdict, note, n, mean, (low, high), order.deciding.p_value)
+def thresholds(workload: Workload) -> Mapping[str, object]:
+    """The thresholds of a workload's claims, from its config."""
+    return workload.settings.get("thresholds", {})
 
 
-def verdicts(claims: Iterable[Claim]) -> str:
-    """Every claim as a paragraph of Markdown: its verdict, our figure, and what decided it."""
+def verdicts(decided: Iterable[Claim]) -> str:
+    """Every claim as a paragraph of Markdown: its verdict, our figures, and what decided it."""
     paragraphs = []
-    for claim in claims:
-        figure = "" if claim.estimate is None else f" Ours: {claim.estimate:.3g}"
-        if claim.ci is not None:
-            figure += " [{:.3g}, {:.3g}]".format(*claim.ci)
-        if claim.p_value is not None:
-            figure += f", p = {claim.p_value:.2g}"
+    for claim in decided:
+        tests = [
+            f"{part.label}: {text(part.interval)}, p = {part.p_value:.2g}" for part in claim.parts
+        ]
+        unmet = [
+            f"gate not met: {gate.name}, {gate.value:.3g}"
+            for gate in claim.gates
+            if gate.met is False
+        ]
         paragraphs.append(
-            f"**{claim.id}, {claim.workload}: {claim.verdict}** ({claim.n} seeds). "
-            f"{claim.statement}. Published: {claim.published}.{figure and figure + '.'}\n\n"
-            f"> {claim.note}"
+            f"**{claim.id}, {claim.workload}: {claim.standing}** ({claim.n} seeds, "
+            f"{claim.fidelity}). {claim.statement}. Published: {claim.published}. Here: "
+            f"{claim.here}.\n\n> {'; '.join(filter(None, [*unmet, *tests, claim.note]))}"
         )
     return "\n\n".join(paragraphs)
 
 
-def qualitative(workload: Workload) -> str:
-    """What a paper published where it gave no figures."""
-    return "qualitative"
+def means(values: Mapping[str, np.ndarray], unit: str) -> str:
+    """The mean of each, in its unit."""
+    return f"{', '.join(f'{name} {found.mean():.3g}' for name, found in values.items())} {unit}"
 
 
-def text(interval: Interval) -> str:
-    """An estimate and its interval in words."""
+def text(interval: Interval | np.ndarray) -> str:
+    """An estimate and its interval in words; of values, one a seed, the mean and Student's."""
+    if isinstance(interval, np.ndarray):
+        interval = statistics.mean_interval(interval)
     return "{:.3g} [{:.3g}, {:.3g}]".format(*interval)

@@ -7,9 +7,9 @@ from pruning_jax import choices, figures
 from pruning_jax.analysis.claims import to_dict
 from pruning_jax.lab.jobs import Lab
 from pruning_jax.studies import workloads
-from pruning_jax.studies.loss_modelling.claims import decide
+from pruning_jax.studies.loss_modelling.claims import QUESTIONS, decide
 from pruning_jax.studies.loss_modelling.prunings import selected_jobs, test_jobs, tuning_jobs
-from pruning_jax.studies.loss_modelling.published import PUBLISHED
+from pruning_jax.studies.loss_modelling.published import LABELS, PAPER, PUBLISHED
 from pruning_jax.studies.networks import pretrain, prune, retrain
 from pruning_jax.studies.workloads import Workload
 
@@ -25,7 +25,11 @@ SETTINGS = (
     "statistics_examples",
     "early_stages",
     "early_epochs",
+    "thresholds",
 )
+
+
+__all__ = ["LABELS", "PAPER", "QUESTIONS", "build", "conclude", "run"]
 
 
 def build(config: Mapping[str, Any]) -> list[Workload]:
@@ -44,7 +48,8 @@ def build(config: Mapping[str, Any]) -> list[Workload]:
         for epoch in settings["early_epochs"]:
             if choices.whole("an early epoch", epoch, "epoch") > epochs:
                 raise ValueError(f"early_epochs has {epoch}; training has {epochs} epochs")
-        tuning = workloads.checked_seeds(settings["tuning_seeds"])
+        given = settings["tuning_seeds"]
+        tuning = workloads.checked_seeds(given) if given else ()
         if set(tuning) & set(workload.seeds):
             raise ValueError(f"tuning_seeds {tuning} share a seed with seeds {workload.seeds}")
     return built

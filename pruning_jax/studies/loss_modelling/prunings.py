@@ -1,7 +1,7 @@
 """The prunings of the loss-modelling study (S3), and how their hyper-parameters are selected."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -33,10 +33,19 @@ def at(workload: Workload, seed: int, epoch, criterion: str, stages: int, penalt
 
 def tuning_jobs(workload: Workload) -> Iterator[Row]:
     """Every criterion, number of stages and step penalty, on the tuning seeds."""
+    yield from _every(workload, workload.settings["tuning_seeds"], estimated)
+
+
+def _every(
+    workload: Workload, seeds: Iterable[int], asked: Callable[[str], bool] = lambda _: True
+) -> Iterator[Row]:
     settings = workload.settings
     late = ["best"], [c for c in settings["criteria"] if estimated(c)], settings["stages"]
     early = settings["early_epochs"], EARLY_CRITERIA, settings["early_stages"]
-    for seed in settings["tuning_seeds"]:
+    for seed in seeds:
+        for criterion in settings["criteria"]:
+            if asked(criterion) and not estimated(criterion):
+                yield at(workload, seed, "best", criterion, 1, 0.0)
         for epochs, criteria, stages in (late, early):
             combinations = itertools.product(epochs, criteria, stages, settings["step_penalties"])
             for combination in combinations:
@@ -44,8 +53,14 @@ def tuning_jobs(workload: Workload) -> Iterator[Row]:
 
 
 def test_jobs(workload: Workload, rows: list[Row]) -> Iterator[Row]:
-    """On the other seeds: no penalty and the selected one; at one stage, every penalty."""
+    """On the other seeds: no penalty and the selected one; at one stage, every penalty.
+
+    Without tuning seeds, where hyper-parameters are chosen on the other seeds, all of them.
+    """
     settings = workload.settings
+    if not settings["tuning_seeds"]:
+        yield from _every(workload, workload.seeds)
+        return
     for seed in workload.seeds:
         for criterion in settings["criteria"]:
             if not estimated(criterion):
@@ -66,8 +81,18 @@ def test_jobs(workload: Workload, rows: list[Row]) -> Iterator[Row]:
 
 
 def selected_jobs(workload: Workload, rows: list[Row]) -> list[Row]:
-    """Each test seed's prunings at each criterion's selected stages and step penalty."""
+    """Each seed's prunings at each criterion's selected stages and step penalty.
+
+    Without tuning seeds, every pruning of the best networks.
+    """
     settings = workload.settings
+    if not settings["tuning_seeds"]:
+        every = _every(workload, workload.seeds)
+        return [
+            job
+            for job in every
+            if job["epoch"] == "best" and job["criterion"] in settings["retrained"]
+        ]
     chosen = {
         c: select(rows, workload, c, "best", settings["stages"]) for c in settings["retrained"]
     }

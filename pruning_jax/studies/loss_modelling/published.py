@@ -27,8 +27,17 @@ PUBLISHED = {
 
 LABELS = {
     "mlp_mnist": "A: MLP-300-100, MNIST",
+    "mlp_mnist_5k": "A5k: MLP-300-100, 5,000 images of MNIST",
     "small_conv_cifar10": "B: Small Conv, CIFAR-10 subset",
     "vgg11_cifar10": "VGG-11, CIFAR-10",
     "preact_resnet18_cifar10": "PreActResNet-18, CIFAR-10",
     "mlp_digits": "MLP, digits",
 }
+
+PAPER = {
+    "network": "MLP-300-100 (tanh), VGG-11, PreActResNet-18",
+    "data": "MNIST 50,000 / 10,000; CIFAR-10 45,000 / 5,000",
+    "training": "SGD, momentum .9, weight decay 5e-4, batches of 100; 800, 300, 200 epochs",
+    "seeds": "5",
+}
+"""What S3 ran."""

@@ -58,7 +58,8 @@ def _loss_gaps(
 ) -> dict[str, Sequence[float]]:
     """The loss gaps of each criterion on the test seeds, at its largest number of stages."""
     pruned = where(rows, phase="pruned", epoch="best")
-    choice = measurements.best_penalties(row for row in pruned if row["seed"] in tuning)
+    tuned = [row for row in pruned if row["seed"] in tuning] or pruned
+    choice = measurements.best_penalties(tuned)
     chosen = measurements.at_penalties(where(test, phase="pruned", epoch="best"), choice)
     gaps = {}
     for criterion in METHODS:

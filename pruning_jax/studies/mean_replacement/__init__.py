@@ -8,11 +8,13 @@ from pruning_jax.analysis.claims import to_dict
 from pruning_jax.lab.jobs import Lab
 from pruning_jax.studies import workloads
 from pruning_jax.studies.mean_replacement import grid
-from pruning_jax.studies.mean_replacement.claims import decide
+from pruning_jax.studies.mean_replacement.claims import LABELS, PAPER, QUESTIONS, decide
 from pruning_jax.studies.mean_replacement.fine_tuned import fine_tune
 from pruning_jax.studies.mean_replacement.probed import probe, watch
 from pruning_jax.studies.networks import pretrain
 from pruning_jax.studies.workloads import Workload
+
+__all__ = ["LABELS", "PAPER", "QUESTIONS", "build", "conclude", "run"]
 
 
 def build(config: Mapping[str, Any]) -> list[Workload]:

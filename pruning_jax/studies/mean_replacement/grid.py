@@ -144,6 +144,7 @@ SETTINGS = (
     "selection_every",
     "selection",
     "fine_tuning",
+    "thresholds",
 )
 
 

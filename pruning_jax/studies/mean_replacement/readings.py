@@ -40,49 +40,30 @@ def penalties(rows: list[Row], workload: Workload) -> list[dict[measured.Method,
     return found
 
 
-def random_cost(rows: list[Row], workload: Workload) -> float:
-    """Mean accuracy, in pp, that random pruning without replacement costs: the control.
-
-    At the last probe, the largest fraction and all layers.
-
-    Raises:
-      LookupError: a row is missing, or random pruning was not run.
-    """
-    settings = workload.settings
-    need(workload, ["random"])
-    columns = {
-        "step": grid.probe_steps(workload)[-1:],
-        "layers": [name for name, layers in settings["layers"].items() if layers == "all"],
-        "fraction": sorted(f for f in settings["fractions"] if f != grid.ONE)[-1:],
-    }
-    costs = []
-    for seed in workload.seeds:
-        found = where(rows, phase="probed", seed=seed)
-        found = [row for row in found if all(row[key] in of for key, of in columns.items())]
-        if not found:
-            raise LookupError(f"no row for the random control at seed {seed}")
-        costs += [row["accuracy"] - row["pruned_accuracy"]["random"]["zero"] for row in found]
-    return 100 * float(np.mean(costs))
-
-
-def gaps(rows: list[Row], workload: Workload) -> dict[int, np.ndarray]:
-    """Fine-tuning steps -> zero less mean penalty, in nats; shape (seeds,).
+def gaps(
+    rows: list[Row], workload: Workload, criteria: Iterable[str], fraction: float
+) -> dict[int, np.ndarray]:
+    """Fine-tuning steps -> zero less mean penalty of some criteria at a fraction; shape (seeds,).
 
     Raises:
       LookupError: a fine-tuned network has no row.
       ValueError: a penalty is not finite.
     """
-    tuning = workload.settings["fine_tuning"]
-    found: dict[int, list[float]] = {int(count): [] for count in tuning["steps"]}
+    tuning, criteria = workload.settings["fine_tuning"], tuple(criteria)
+    found: dict[int, list[float]] = {int(count): [] for count in (0, *sorted(tuning["steps"]))}
     for seed in workload.seeds:
-        own = where(rows, phase="fine_tuned", seed=seed)
+        own = where(rows, phase="fine_tuned", seed=seed, fraction=fraction)
+        own = [row for row in own if row["criterion"] in criteria]
         for step in tuning["probes"]:
-            _check_there(own, grid.fine_tuned_jobs(workload, seed, step))
+            asked = grid.fine_tuned_jobs(workload, seed, step)
+            wanted = (job for job in asked if job["fraction"] == fraction)
+            _check_there(own, (job for job in wanted if job["criterion"] in criteria))
         pairs = measured.fine_tuned_pairs(own)
+        if not pairs:
+            raise LookupError(f"nothing was fine-tuned of {', '.join(criteria)} at {fraction:g}")
         for count, values in found.items():
-            key = str(count)
-            both = np.array([[row["penalty"][key] for row in pair] for pair in pairs], float)
-            _check_finite(both, f"a penalty after {key} fine-tuning steps at seed {seed}")
+            both = np.array([[row["penalty"][str(count)] for row in pair] for pair in pairs], float)
+            _check_finite(both, f"a penalty after {count} fine-tuning steps at seed {seed}")
             values.append(float((both[:, 0] - both[:, 1]).mean()))
     return {count: np.array(values) for count, values in found.items()}
 
@@ -114,8 +95,8 @@ def removed_squares(rows: list[Row], workload: Workload, criterion: str) -> np.n
     return np.array(found)
 
 
-def selected(rows: list[Row], workload: Workload) -> list[dict[str, np.ndarray]]:
-    """Each seed's share of units selected so far, by criterion: `measured.ever_selected`.
+def selections(rows: list[Row], workload: Workload) -> list[tuple[int, list[Row]]]:
+    """Each seed's size of the layer that is selected from, and its selections in their order.
 
     Raises:
       LookupError: a selection, or the layer's size, has no row.
@@ -129,7 +110,7 @@ def selected(rows: list[Row], workload: Workload) -> list[dict[str, np.ndarray]]
         size = measured.layer_size(rows, seed=seed, **settings["selection"])
         if size is None:
             raise LookupError(f"no row for activations seed={seed}")
-        found.append(measured.ever_selected(own, size))
+        found.append((size, sorted(own, key=lambda row: row["step"])))
     return found
 
 

@@ -9,10 +9,15 @@ from pruning_jax.lab import replicates
 from pruning_jax.lab.jobs import Lab
 from pruning_jax.studies import workloads
 from pruning_jax.studies.pruning_mechanism import arms, settings, surfaces, used
-from pruning_jax.studies.pruning_mechanism.claims import decide
+from pruning_jax.studies.pruning_mechanism.claims import BASIN, NETWORKS, decide
+from pruning_jax.studies.pruning_mechanism.claims import QUESTIONS as _QUESTIONS
 from pruning_jax.studies.pruning_mechanism.networks import Group
-from pruning_jax.studies.pruning_mechanism.published import PUBLISHED
+from pruning_jax.studies.pruning_mechanism.published import PAPER, PUBLISHED
 from pruning_jax.studies.workloads import Workload
+
+QUESTIONS, LABELS = _QUESTIONS | {"E6": BASIN}, NETWORKS
+
+__all__ = ["LABELS", "PAPER", "QUESTIONS", "build", "conclude", "run"]
 
 
 def build(config: Mapping[str, Any]) -> list[Workload]:

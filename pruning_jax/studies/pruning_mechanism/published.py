@@ -16,3 +16,11 @@ REGIMES = {
     "learning_rate_rewinding": "rewinding",
     "small": "small",
 }
+
+PAPER = {
+    "network": "ResNet-20; a vanilla CNN whose layers the text does not give",
+    "data": "CIFAR-10",
+    "training": "SGD, 200 epochs, learning rate .1, divided by 10 at 50 and 75 %",
+    "seeds": "not given",
+}
+"""What S0 ran."""

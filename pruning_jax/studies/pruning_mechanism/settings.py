@@ -77,7 +77,7 @@ def check(workload: Workload) -> None:
     """Raises `ValueError` for settings that the study cannot run."""
     settings = workload.settings
     for name in settings:
-        choices.check("section", name, (*FIELDS, "arms", "prunable"))
+        choices.check("section", name, (*FIELDS, "arms", "prunable", "thresholds"))
     for name, fields in FIELDS.items():
         if name not in settings:
             raise ValueError(f"the workload {workload.name!r} has no section {name!r}; give {{}}")
