@@ -26,6 +26,7 @@ DEVICES = flags.DEFINE_integer("devices", None, "How many devices to use; all by
 REPLICATES = flags.DEFINE_integer(
     "replicates", None, "How many replicates run side by side; one a device by default."
 )
+PROFILE = flags.DEFINE_boolean("profile", False, "Whether to say how long every part took.")
 flags.mark_flag_as_required("config")
 
 
@@ -52,9 +53,11 @@ def _run(asked: Callable[[], bool]) -> None:
         versions = results.environment.versions()
         processes.require_same(config=config, workdir=WORKDIR.value, mesh=mesh, versions=versions)
         study = studies.find(config["study"])
-        report = display.reporter(sys.stderr if processes.is_first() else None)
+        clock = display.Clock()
+        report = clock.timed(display.reporter(sys.stderr if processes.is_first() else None))
         with meshes.use(meshes.make(**mesh)):
             plan = study.build(config)
+            clock.part("checks and data")
             opened = results.open_run(
                 WORKDIR.value,
                 config,
@@ -68,6 +71,11 @@ def _run(asked: Callable[[], bool]) -> None:
                 for note in run.notes:
                     print(f"note: {note}", file=sys.stderr, flush=True)
                 study.run(plan, Lab(run, report, asked))
+                clock.part("claims and figures")
+            file = flags.FLAGS["config"].config_filename
+            print(display.summary(run.path, file, len(run.table)))
+            if PROFILE.value:
+                print(clock.table())
     except Stopped as stop:
         if processes.is_first():
             print(f"stopped after {stop}; the same command continues", file=sys.stderr)

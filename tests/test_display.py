@@ -31,6 +31,20 @@ def test_a_stream_that_takes_nothing_ends_the_telling_alone(kind):
     report("pretrained", 1, 2, {"loss": 0.5})
 
 
+def test_a_clock_shares_out_the_time_between_reports(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    clock, told = display.Clock(), []
+    report = clock.timed(lambda *of: told.append(of))
+    for label, seconds in (("pretrained a", 2.0), ("pruned a", 1.0), ("pretrained b", 3.0)):
+        now[0] += seconds
+        report(label, 1, 2, {})
+    now[0] += 0.5
+    clock.part("figures")
+    lines = [line.split() for line in clock.table().splitlines()]
+    assert [line[-2] for line in lines] == ["5.0", "1.0", "0.5", "6.5"] and len(told) == 3
+
+
 def test_on_a_terminal_there_is_a_bar_that_is_cleared_at_the_end():
     stream = Terminal()
     report = display.reporter(stream)

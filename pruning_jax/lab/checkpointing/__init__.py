@@ -21,7 +21,8 @@ from pruning_jax.lab import processes, records
 from pruning_jax.lab.checkpointing import folders, plain
 from pruning_jax.types import PyTree
 
-_FILES = {folders.CHECKSUMS, "_CHECKPOINT_METADATA", "orbax.checkpoint", "state"}
+_NOTE = "_CHECKPOINT_METADATA"
+_FILES = {folders.CHECKSUMS, _NOTE, "orbax.checkpoint", "state"}
 
 
 class DamagedCheckpoint(UserWarning):
@@ -92,7 +93,8 @@ def metadata(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _note(source: Path) -> dict[str, Any]:
-    return records.decode(_read(source, lambda: dict(ocp.metadata(source).custom_metadata)))
+    """What Orbax wrote of the metadata, read without it, which takes 20 times as long."""
+    return _read(source, lambda: records.read_json(source / _NOTE, {})["custom_metadata"])
 
 
 def _require_own(path: Path, note: dict[str, Any], whose: dict[str, Any]) -> None:
