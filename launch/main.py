@@ -62,10 +62,8 @@ def _run(asked: Callable[[], bool]) -> None:
                 WORKDIR.value,
                 config,
                 study=config["study"],
-                surroundings={
-                    "jax": results.environment.settings(),
-                    "data": workloads.fingerprints(config),
-                },
+                surroundings=workloads.surroundings(config)
+                | {"jax": results.environment.settings()},
             )
             with opened as run, _told(run):
                 for note in run.notes:

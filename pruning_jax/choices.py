@@ -1,10 +1,14 @@
 """Checks of what a user chooses: a row of a table by its name, a sparsity."""
 
 import difflib
+import hashlib
+import importlib
 import math
 import numbers
 import operator
-from collections.abc import Iterable
+import pathlib
+import re
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -21,6 +25,39 @@ def check(kind: str, name: object, valid: Iterable[str]) -> None:
     near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(f"unknown {kind} {name!r}{hint}; valid: {', '.join(valid)}")
+
+
+_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def is_path(name: object) -> bool:
+    """Whether a name is an import path, ``"my_package.my_module:build"``."""
+    return isinstance(name, str) and _PATH.fullmatch(name) is not None
+
+
+def imported(kind: str, path: str) -> Callable:
+    """The function that an import path names.
+
+    Raises:
+      ValueError: the module cannot be imported, or has no such function.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise ValueError(
+            f"the {kind} {path!r} cannot be imported: {type(error).__name__}: {error}; give "
+            "'my_package.my_module:function' of an installed package"
+        ) from error
+    if not callable(found):
+        raise ValueError(f"the {kind} {path!r} is a {type(found).__name__}; give a function")
+    return found
+
+
+def digest(path: str) -> str:
+    """A digest of the source file that an import path leads to."""
+    file = importlib.import_module(path.partition(":")[0]).__file__
+    return hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()[:16] if file else "unknown"
 
 
 def check_sparsity(sparsity: object) -> float:

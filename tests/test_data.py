@@ -168,6 +168,8 @@ def test_the_enlarged_digits_are_the_digits_eight_times_as_large():
 def test_a_misspelt_name_gets_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'digits'"):
         data.load("digit", seed=0)
+    with pytest.raises(ValueError, match="there is no folder /nowhere with one"):
+        data.load("my_own_images", seed=0, data_dir="/nowhere")
     with pytest.raises(ValueError, match="did you mean 'cifar10'"):
         data.load("cifar-10", seed=0)
 

@@ -52,7 +52,8 @@ def load(
 
     Args:
       name: `digits` (scikit-learn's 1,797 images of 8x8; its test split is every fifth image,
-        the first included), `digits_64x64x3` (the same, enlarged, in colour), or any
+        the first included), `digits_64x64x3` (the same, enlarged, in colour), the import path
+        ``"my_package.my_module:function"`` of one that returns (train, test, classes), or any
         image-classification dataset of TensorFlow Datasets that is prepared (its test split is
         `test`, or `validation` where there is none).
       seed: draws the validation split and the subset, 0 or more.

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pruning_jax import choices
 from pruning_jax.types import Batch
 
 _DECODED_AT_ONCE = 1_000
@@ -37,17 +38,21 @@ def read(name: str, data_dir: str | None = None) -> Stored:
     """Reads a dataset; the second time in a process it comes from memory.
 
     Args:
-      name: a row of `EMBEDDED`, or a dataset of TensorFlow Datasets that is prepared.
+      name: a row of `EMBEDDED`, the import path of a function that returns (train, test, classes),
+        or a dataset of TensorFlow Datasets that is prepared.
       data_dir: where TensorFlow Datasets are; by default `TFDS_DATA_DIR`, or else their default.
 
     Raises:
       ValueError: the name is unknown, or the dataset is not prepared, or it does not classify
         images of one size.
     """
-    if data_dir is not None and not os.path.isdir(os.path.expanduser(data_dir)):
+    there = data_dir is None or os.path.isdir(os.path.expanduser(data_dir))
+    if not there and (name in EMBEDDED or choices.is_path(name)):
         raise ValueError(f"data_dir is {data_dir!r}, and there is no such folder")
     if name in EMBEDDED:
         return EMBEDDED[name]()
+    if choices.is_path(name):
+        return _own(name)
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or _DEFAULT_DIR
     return _prepared(name, os.path.abspath(os.path.expanduser(chosen)))
 
@@ -61,6 +66,27 @@ def fingerprint(name: str, data_dir: str | None = None) -> str:
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=4)
+def _own(path: str) -> Stored:
+    """A user's own arrays: what the function of an import path returns."""
+    found = choices.imported("dataset", path)()
+    try:
+        train, test, classes = found
+        stored = Stored(*(Batch(*map(np.asarray, split)) for split in (train, test)), int(classes))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the dataset {path!r} returns a {type(found).__name__}; it must return (train, test, "
+            "classes), each split as (images, labels)"
+        ) from error
+    for split in stored[:2]:
+        if split.inputs.ndim != 4:
+            raise ValueError(
+                f"the dataset {path!r} has images of shape {split.inputs.shape}; they must be "
+                "(examples, height, width, channels)"
+            )
+    return stored
 
 
 @functools.lru_cache(maxsize=1)
@@ -140,10 +166,11 @@ def _builder(name: str, data_dir: str) -> Any:
     known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
     base = re.split("[:/]", name)[0]
     if base not in known and not os.path.isdir(os.path.join(data_dir, base)):
+        where = "" if os.path.isdir(data_dir) else f"; there is no folder {data_dir} with one"
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise _Refused(
             f"unknown dataset {name!r} (did you mean {nearest!r}?); valid: "
-            f"{', '.join(EMBEDDED)}, and the names of TensorFlow Datasets"
+            f"{', '.join(EMBEDDED)}, and the names of TensorFlow Datasets{where}"
         )
     _check_features(name, os.path.join(data_dir, base))
     try:

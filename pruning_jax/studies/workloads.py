@@ -28,6 +28,9 @@ FIELDS = frozenset(
 )
 """What every workload's config has; its other fields are its study's settings."""
 
+OPTIONAL = frozenset({"split_seed"})
+"""What it may have: the seed of every replicate's split, in place of the replicate's own."""
+
 _SEEDS = 2**32
 """Seeds that are equal modulo this give one key."""
 
@@ -46,7 +49,7 @@ class Workload(NamedTuple):
 
     Attributes:
       name: the workload's key in the config.
-      dataset: what `data.load` takes.
+      dataset: what `data.load` takes; with a seed, every replicate has that split.
       pretraining: what the dense network is trained with.
       retraining: how a pruned one is trained again.
       seeds: one a replicate.
@@ -71,7 +74,7 @@ class Workload(NamedTuple):
 
     def load(self, seed: int) -> data.Dataset:
         """The splits of one replicate."""
-        return data.load(**self.dataset, seed=seed)
+        return data.load(**{"seed": seed} | self.dataset)
 
     def keys(self, seed: int) -> Keys:
         """The keys of one replicate."""
@@ -108,12 +111,18 @@ def build_all(config: Mapping[str, Any]) -> list[Workload]:
     return [build(name, values) for name, values in there.items() if not only or name in only]
 
 
-def fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
-    """A digest of the data of every workload of a study's config."""
+def surroundings(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Digests of what a config's rows depend on beside it: its data, and code of the user's."""
     several = config.get("workloads") or {config["study"]: config["workload"]}
-    asked = config.get("only") or several
-    found = {name: (several[name]["dataset"], several[name]["data_dir"]) for name in asked}
-    return {name: data.fingerprint(*of) for name, of in found.items()}
+    asked = {name: several[name] for name in config.get("only") or several}
+    names = [of for each in asked.values() for of in (each["dataset"], each["model"]["name"])]
+    return {
+        "data": {
+            name: data.fingerprint(each["dataset"], each["data_dir"])
+            for name, each in asked.items()
+        },
+        "code": {name: choices.digest(name) for name in names if choices.is_path(name)},
+    }
 
 
 def build(name: str, config: Mapping[str, Any]) -> Workload:
@@ -127,14 +136,16 @@ def build(name: str, config: Mapping[str, Any]) -> Workload:
     dataset = {key: value for key, value in dataset.items() if value is not None}
     dataset["name"] = config["dataset"]
     seeds = checked_seeds(config["seeds"])
-    loaded = data.load(**dataset, seed=seeds[0])
+    if config.get("split_seed") is not None:
+        dataset["seed"] = checked_seeds((config["split_seed"],))[0]
+    loaded = data.load(**{"seed": seeds[0]} | dataset)
     if not len(loaded.validation.labels):
         raise ValueError(
             f"validation is {dataset['validation']}, which holds out no example; networks are kept "
             "at their best validation accuracy, so give 1 or more"
         )
     model = dict(config["model"])
-    module = models.build(model.pop("name"), loaded.classes, **model)
+    module = _module(model.pop("name"), loaded.classes, model)
     recipe = recipe_of(config["training"])
     recipes.check(recipe)
     examples = len(loaded.train.labels)
@@ -158,8 +169,18 @@ def build(name: str, config: Mapping[str, Any]) -> Workload:
         trees.size(trees.select(variables, trace.kernels)),
         examples,
         trace,
-        {key: value for key, value in config.items() if key not in FIELDS},
+        {key: value for key, value in config.items() if key not in FIELDS | OPTIONAL},
     )
+
+
+def _module(name: str, classes: int, fields: Mapping[str, Any]) -> Any:
+    """A model of the table, or the Linen module that a function of an import path returns."""
+    if not choices.is_path(name):
+        return models.build(name, classes, **fields)
+    try:
+        return choices.imported("model", name)(classes, **fields)
+    except TypeError as error:
+        raise ValueError(f"the model {name!r} cannot be built: {error}") from error
 
 
 def _retraining(

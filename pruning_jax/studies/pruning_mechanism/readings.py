@@ -157,14 +157,6 @@ def retrained_distances(
     return np.array(first), np.array(second)
 
 
-def barriers(
-    rows: list[Row], workload: Workload, arm: str, regime: str, moments: str = "estimated"
-) -> np.ndarray:
-    """Of training accuracy, on the path from the pretrained to a retrained network; in pp."""
-    own = each_seed(rows, workload, "path", arm=arm, regime=regime, moments=moments)
-    return np.array([measured.path_barrier(row) for row in own])
-
-
 def dips(rows: list[Row], workload: Workload, arm: str, regime: str) -> np.ndarray:
     """How far training accuracy falls below that path's worse end: no barrier where it climbs."""
     own = each_seed(rows, workload, "path", arm=arm, regime=regime, moments="estimated")
