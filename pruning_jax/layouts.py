@@ -91,8 +91,8 @@ def dimensions(trace: Trace, name: str, shape: tuple[int, ...]) -> tuple[int, ..
       shape: of the leaf.
 
     Returns:
-      Sizes whose product is the leaf's; the shape itself for a leaf that is no kernel, and where
-      there are two axes, whichever of them are inputs.
+      Sizes whose product is the leaf's, or that of each layer in a `stack`; the shape itself for a
+      leaf that is no kernel, and where there are two axes, whichever of them are inputs.
 
     Raises:
       ValueError: as `layer_of` and `axes`.
@@ -112,8 +112,26 @@ def dimensions(trace: Trace, name: str, shape: tuple[int, ...]) -> tuple[int, ..
     if layer.axes is None:
         return _merged(trace, layer) or axes(layer)
     inputs, outputs = layer.axes
-    rest = [n for axis, n in enumerate(shape) if axis not in (*inputs, *outputs)]
+    rest = [n for axis, n in enumerate(shape) if axis not in (*inputs, *outputs, layer.stack)]
     return (*(math.prod(shape[axis] for axis in side) for side in (inputs, outputs)), *rest)
+
+
+def stack(trace: Trace, name: str, shape: tuple[int, ...]) -> int | None:
+    """The axis along which a leaf holds layers, as a scan takes them; ``None`` for one layer.
+
+    A bias of stacked layers is stacked as they are.
+
+    Args:
+      trace: of the model.
+      name: the leaf's path, as in `leaf_of`.
+      shape: of the leaf.
+
+    Raises:
+      ValueError: as `leaf_of`.
+    """
+    path = leaf_of(trace, name, shape)
+    found = (layer.stack for layer in trace.layers if path == layer.kernel)
+    return next(found, None)
 
 
 def _merged(trace: Trace, layer: Layer) -> tuple[int, int] | None:

@@ -40,9 +40,10 @@ def from_scores(
       scope: "global" ranks all weights together; "layer" gives every layer the same density;
         "erk" gives Erdos-Renyi-kernel densities, with the layers that they fill left dense.
       masks: earlier masks.
-      trace: of the model, for "erk": it takes the features that several axes of a kernel hold
-        together, as the heads and widths of attention, for one dimension. Without it every axis of
-        a leaf is one, which is right for (inputs, outputs) and the kernels of convolutions.
+      trace: of the model. Layers that one leaf stacks, as a scan takes them, are then layers of
+        their own, and "erk" takes the features that several axes of a kernel hold together, as the
+        heads and widths of attention, for one dimension. Without it a leaf is a layer, and each of
+        its axes a dimension, which is right for (inputs, outputs) and kernels of convolutions.
       allow_empty_layers: whether a layer may lose all its weights.
 
     Returns:
@@ -61,29 +62,66 @@ def from_scores(
     """
     sparsity = choices.check_sparsity(sparsity)
     choices.check("scope", scope, SCOPES)
-    names, leaves = _checked_scores(scores)
+    paths, leaves = _checked_scores(scores)
     before = _checked_masks(scores, masks)
-    count = round(sparsity * sum(leaf.size for leaf in leaves))
-    result = [None] * len(leaves)
-    shapes = [leaf.shape for leaf in leaves]
+    layers = _layers(None if scope == "global" else trace, dict(zip(paths, leaves, strict=True)))
+    names = [layer.name for layer in layers]
+    parts, earlier = ([layer.of(arrays) for layer in layers] for arrays in (leaves, before))
+    shapes = [part.shape for part in parts]
     if scope == "erk" and trace is not None:
-        shapes = [
-            layouts.dimensions(trace, name, shape)
-            for name, shape in zip(names, shapes, strict=True)
-        ]
+        wholes = [(paths[layer.leaf], leaves[layer.leaf].shape) for layer in layers]
+        shapes = [layouts.dimensions(trace, *whole) for whole in wholes]
+    masks = [None] * len(layers)
+    count = round(sparsity * sum(leaf.size for leaf in leaves))
     for group, number in selection.SCOPES[scope](shapes, count):
-        _check_number(number, [names[i] for i in group], [before[i] for i in group])
-        if not allow_empty_layers and number == sum(leaves[i].size for i in group):
-            _refuse_empty([names[i] for i in group if leaves[i].size], sparsity)
+        _check_number(number, [names[i] for i in group], [earlier[i] for i in group])
+        if not allow_empty_layers and number == sum(parts[i].size for i in group):
+            _refuse_empty([names[i] for i in group if parts[i].size], sparsity)
         kept = selection.remove_lowest(
-            [leaves[i] for i in group], [before[i] for i in group], number
+            [parts[i] for i in group], [earlier[i] for i in group], number
         )
         for i, mask in zip(group, kept, strict=True):
-            result[i] = mask
-    result = jax.tree.unflatten(jax.tree.structure(scores), result)
+            masks[i] = mask
+    result = jax.tree.unflatten(jax.tree.structure(scores), _together(layers, masks))
     if not allow_empty_layers and not _is_traced(result):
-        _refuse_empty(empty_layers(result), sparsity)
+        _refuse_empty(empty_layers(result, trace), sparsity)
     return result
+
+
+class _Layer(NamedTuple):
+    """A layer: a leaf by its number, or where it stacks several, the one at a place of it."""
+
+    name: str
+    leaf: int
+    place: tuple = ()
+
+    def of(self, leaves: list) -> Array | None:
+        leaf = leaves[self.leaf]
+        return leaf[self.place] if self.place and leaf is not None else leaf
+
+
+def _layers(trace: Trace | None, leaves: dict[str, Array]) -> list[_Layer]:
+    layers = []
+    for number, (name, leaf) in enumerate(leaves.items()):
+        axis = None if trace is None else layouts.stack(trace, name, leaf.shape)
+        if axis is None:
+            layers.append(_Layer(name, number))
+        else:
+            first = (slice(None),) * axis
+            layers += [_Layer(f"{name}[{i}]", number, (*first, i)) for i in range(leaf.shape[axis])]
+    return layers
+
+
+def _together(layers: list[_Layer], masks: list[Array]) -> list[Array]:
+    """The masks of leaves, of those of their layers."""
+    found: dict[int, list[Array]] = {}
+    for layer, mask in zip(layers, masks, strict=True):
+        found.setdefault(layer.leaf, []).append(mask)
+    places = {layer.leaf: layer.place for layer in layers}
+    return [
+        jnp.stack(parts, len(places[leaf]) - 1) if places[leaf] else parts[0]
+        for leaf, parts in found.items()
+    ]
 
 
 def n_of_m(
@@ -319,7 +357,8 @@ def counts(masks: Masks, trace: Trace | None = None) -> dict[str, Count]:
 
     Args:
       masks: booleans, ``None`` where a leaf is not prunable.
-      trace: of the model, for the order in which it runs the layers; the tree's order without.
+      trace: of the model, for the order in which it runs the layers, and for those that one leaf
+        stacks, by ``name[number]``; without it the tree's order, and one layer a leaf.
 
     Returns:
       Kernel -> its counts.
@@ -334,8 +373,10 @@ def counts(masks: Masks, trace: Trace | None = None) -> dict[str, Count]:
     if trace is not None:
         order = layouts.in_order(trace, {name: mask.shape for name, mask in leaves.items()})
         leaves = {name: leaves[name] for name in order}
+    layers, arrays = _layers(trace, leaves), [*leaves.values()]
+    masks = {layer.name: layer.of(arrays) for layer in layers}
     return {
-        name: Count(mask.size, mask.size - int(_count_true(mask))) for name, mask in leaves.items()
+        name: Count(mask.size, mask.size - int(_count_true(mask))) for name, mask in masks.items()
     }
 
 
@@ -384,11 +425,11 @@ def sparsity(masks: Masks) -> float:
     return removed(masks) / max(prunable(masks), 1)
 
 
-def empty_layers(masks: Masks) -> list[str]:
+def empty_layers(masks: Masks, trace: Trace | None = None) -> list[str]:
     """The names of the layers that have weights and keep none of them.
 
     Args:
-      masks: as in `counts`.
+      masks, trace: as in `counts`.
 
     Returns:
       The names of their kernels, in the tree's order.
@@ -396,7 +437,7 @@ def empty_layers(masks: Masks) -> list[str]:
     >>> pj.masks.empty_layers({"a": jnp.array([True, False]), "b": jnp.array([False])})
     ['b']
     """
-    return [name for name, (size, gone) in counts(masks).items() if size and gone == size]
+    return [name for name, (size, gone) in counts(masks, trace).items() if size and gone == size]
 
 
 def table(masks: Masks, trace: Trace | None = None) -> str:

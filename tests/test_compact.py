@@ -186,7 +186,7 @@ def _refused(kind):
     [
         ("mixes", "reduce_sum mixes examples"),
         ("draws", r"a constant of \w+ changes"),
-        ("squeezes", "every output must have its examples on axis 0"),
+        ("squeezes", "it treats one example apart, as squeeze"),
         ("value", "at value 999, which is no layer's product"),
         ("shape", r"shape \(9, 4\) at value \d+, which has shape \(1, 4\)"),
         ("no masks", "unit masks are a mapping from unit space to booleans, not NoneType"),

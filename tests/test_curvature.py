@@ -33,6 +33,10 @@ def mean_loss(leaves, apply_fn, variables, batch, loss):
 
 def dense_diagonal(apply_fn, variables, batch, loss):
     """diag(J^T H J), from the whole Jacobian and the Hessian of the loss in the logits."""
+    return jax.jit(_dense_diagonal, static_argnums=(0, 3))(apply_fn, variables, batch, loss)
+
+
+def _dense_diagonal(apply_fn, variables, batch, loss):
     leaves = floating(variables)
     logits = apply_fn(variables, batch.inputs)
     jacobian = jax.jacrev(lambda own: apply_fn(with_leaves(variables, own), batch.inputs))(leaves)

@@ -1,5 +1,7 @@
 """The layers that are read off models of four libraries, and what is refused by name."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import networks
@@ -7,7 +9,8 @@ import numpy as np
 import pytest
 from closeness import ROUNDING, assert_close
 
-from pruning_jax import tracing, trees
+from pruning_jax import curvature, tracing, trees
+from pruning_jax.types import Batch
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
@@ -90,43 +93,49 @@ def reasons(apply_fn, variables, inputs):
     return dict(trace.unsupported)
 
 
-def test_loops_and_branches_are_reported_by_name():
-    w, x = jnp.ones((3, 3)), jnp.ones((2, 3))
-
-    def scanned(v, x):
-        return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, v["w"])[0]
-
-    assert "scan" in reasons(scanned, {"w": jnp.ones((4, 3, 3))}, x)["w"]
-
-    def looped(v, x):
-        return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] @ v["w"]), (0, x))[
-            1
-        ]
-
-    assert "while" in reasons(looped, {"w": w}, x)["w"]
-
-    def branched(v, x):
-        return jax.lax.cond(v["flag"] > 0, lambda: x @ v["w"], lambda: x)
-
-    assert "cond" in reasons(branched, {"w": w, "flag": jnp.ones(())}, x)["w"]
-
-    @jax.custom_vjp
-    def own(x, w):
-        return x @ w
-
-    own.defvjp(lambda x, w: (x @ w, (x, w)), lambda saved, g: (g, saved[1]))
-    assert "custom_vjp" in reasons(lambda v, x: own(x, v["w"]), {"w": w}, x)["w"]
+@jax.custom_vjp
+def own(x, w):
+    return x @ w
 
 
-def test_kernels_that_are_not_only_rearranged_are_reported():
-    w, x = jnp.ones((3, 3)), jnp.ones((2, 3))
-    normed = {"w": w, "g": jnp.ones(3)}
-    found = reasons(lambda v, x: x @ (v["g"] * v["w"] / jnp.linalg.norm(v["w"])), normed, x)
-    assert set(found) == {"w", "g"}
-    assert "through mul," in found["w"] and "through mul," in found["g"]
-    exponent = reasons(lambda v, x: x @ jnp.exp(v["w"]), {"w": w}, x)
-    assert "through exp," in exponent["w"]
-    assert "also used" in reasons(lambda v, x: x @ v["w"] + x * v["w"][0], {"w": w}, x)["w"]
+own.defvjp(lambda x, w: (x @ w, (x, w)), lambda saved, g: (g, saved[1]))
+
+
+def looped(v, x):
+    return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] @ v["w"]), (0, x))[1]
+
+
+def long(v, x):
+    return jax.lax.fori_loop(0, 10**6, lambda i, h: jnp.tanh(h @ v["w"]), x)
+
+
+@pytest.mark.parametrize(
+    "apply_fn, reason",
+    [
+        (looped, "enters while, .* use lax.scan, or lax.fori_loop between Python integers"),
+        (long, r"enters scan, .* \(to 10,000 equations at most\): trace it on shorter inputs"),
+        (
+            lambda v, x: jax.lax.cond(x[0, 0] > 0, lambda: x @ v["w"], lambda: x),
+            "enters cond, whose branch is chosen when it runs: choose it in Python",
+        ),
+        (lambda v, x: own(x, v["w"]), "enters custom_vjp_call, which has a derivative of its own"),
+        (lambda v, x: x @ v["w"] + x * v["w"][0], "it is also used by mul"),
+        (
+            lambda v, x: x @ (v["w"] * v["m"]),
+            "'w' and 'm' make a kernel together, each of as many entries: .* as booleans or int",
+        ),
+        (lambda v, x: x @ (v["w"] @ v["m"]), "dot_general multiplies 'w' and 'm' with each other"),
+        (
+            lambda v, x: v["w"][:, x[:, 0].astype(int)].T,
+            r"its gather does not take whole rows, as table\[ids\] does",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_reported_with_a_way_out(apply_fn, reason):
+    variables = {"out": jnp.ones((3, 2)), "w": jnp.ones((3, 3)), "m": jnp.ones((3, 3))}
+    trace = tracing.trace(lambda v, x: apply_fn(v, x) @ v["out"], variables, jnp.ones((2, 3)))
+    assert trace.kernels == ("out",)
+    assert re.search(reason, dict(trace.unsupported)["w"])
 
 
 @pytest.mark.parametrize(
@@ -143,11 +152,89 @@ def test_models_that_cannot_be_read(apply_fn, message):
 
 
 @pytest.mark.parametrize(
-    "inputs", [jnp.ones(()), jnp.ones((0, 3)), {"a": jnp.ones((2, 3)), "b": 1}]
+    "inputs, message",
+    [
+        (jnp.ones(()), r"the input has shape \(\); every input has its examples on axis 0"),
+        (jnp.ones((0, 3)), r"the input has shape \(0, 3\); every input has its examples on axis 0"),
+        ({"a": jnp.ones((2, 3)), "b": 1}, r"the input 'b' has shape \(\)"),
+        (
+            {"ids": jnp.ones((4, 3)), "mask": jnp.ones((1, 3, 3))},
+            "'mask' has 1 examples and 'ids' has 4; .* close over what all examples share",
+        ),
+    ],
 )
-def test_inputs_without_examples_are_refused(inputs):
-    with pytest.raises(ValueError, match="every input has its examples on axis 0"):
+def test_inputs_without_examples_are_refused(inputs, message):
+    with pytest.raises(ValueError, match=message):
         tracing.trace(lambda v, x: x @ v, jnp.ones((3, 3)), inputs)
+
+
+def test_inputs_may_be_any_tree():
+    """Token ids with a mask of attention and a number for each example."""
+    variables = {
+        "table": networks.draw(0, 7, 4),
+        "q": networks.draw(1, 4, 4),
+        "out": networks.draw(2, 4, 3),
+    }
+
+    def apply_fn(v, x):
+        h = v["table"][x["ids"]]
+        scores = jnp.where(x["mask"], jnp.einsum("nsd,ntd->nst", h @ v["q"], h), -1e9)
+        return ((jax.nn.softmax(scores) @ h).mean(1) * x["scale"][:, None]) @ v["out"]
+
+    inputs = {
+        "ids": jnp.arange(15).reshape(3, 5) % 7,
+        "mask": jnp.tril(jnp.ones((3, 5, 5), bool)),
+        "scale": jnp.arange(3.0),
+    }
+    trace = tracing.trace(apply_fn, variables, inputs)
+    assert {layer.kernel: layer.macs for layer in trace.layers} == {"table": 0, "q": 80, "out": 12}
+    tracing.check(trace, variables, inputs)
+    with pytest.raises(ValueError, match="an example of the inputs has shape"):
+        tracing.check(trace, variables, inputs | {"mask": jnp.ones((3, 4, 4), bool)})
+
+
+def two_heads(v, x):
+    h = jnp.tanh(x @ v["a"])
+    return {"logits": h @ v["b"], "value": (h @ v["c"])[:, 0]}
+
+
+HEADS = {"a": networks.draw(0, 3, 5), "b": networks.draw(1, 5, 4), "c": networks.draw(2, 5, 1)}
+
+
+def test_one_of_several_outputs_is_selected():
+    inputs = networks.draw(3, 6, 3)
+    trace = tracing.trace(two_heads, HEADS, inputs, select=lambda outputs: outputs["logits"])
+    assert trace.kernels == ("a", "b")
+    assert_close(trace.apply_fn(HEADS, inputs), two_heads(HEADS, inputs)["logits"], ROUNDING)
+    alone = tracing.trace(lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"], HEADS, inputs)
+    batch = Batch(inputs, jnp.arange(6) % 4)
+    for statistic in (curvature.gradient, curvature.ggn_diagonal):
+        assert_close(statistic(trace, HEADS, batch), statistic(alone, HEADS, batch), ROUNDING)
+
+
+@pytest.mark.parametrize(
+    "select, message",
+    [
+        (lambda outputs: outputs["scores"], r"select failed for outputs .*'logits'.* KeyError"),
+        (lambda outputs: outputs[0], "select failed for outputs .*: KeyError: 0"),
+        (
+            lambda outputs: None,
+            "select returned None and no arrays; the model's outputs have shapes",
+        ),
+        (lambda outputs: "logits", "select returned 'logits' and no arrays"),
+    ],
+)
+def test_a_select_that_finds_nothing_is_refused(select, message):
+    with pytest.raises(ValueError, match=message):
+        tracing.trace(two_heads, HEADS, networks.draw(3, 6, 3), select=select)
+
+
+def test_what_needs_logits_says_how_to_select_them():
+    inputs = networks.draw(3, 6, 3)
+    trace = tracing.trace(two_heads, HEADS, inputs)
+    assert trace.kernels == ("a", "b", "c")
+    with pytest.raises(ValueError, match=r"returns \{'logits': \(1, 4\), .* select=lambda outputs"):
+        curvature.ggn_diagonal(trace, HEADS, Batch(inputs, jnp.arange(6) % 4))
 
 
 def test_variables_that_are_no_arrays_are_refused_with_a_way_out():
@@ -168,6 +255,10 @@ def check(apply_fn, inputs, weights=None):
         (lambda v, x: jnp.squeeze(x @ v), "treats one example apart"),
         (lambda v, x: (x @ v)[:2], "does not keep the examples on axis 0"),
         (lambda v, x: x @ v if len(x) > 1 else 2 * x @ v, "runs other operations for 3 examples"),
+        (
+            lambda v, x: jax.lax.scan(lambda c, row: (c + row, c + row), jnp.zeros(3), x @ v)[1],
+            "runs other operations for 3 examples than for one",
+        ),
     ],
 )
 def test_a_model_that_is_another_for_several_examples_is_refused(apply_fn, message):
@@ -200,15 +291,6 @@ def test_a_batch_statistic_is_seen_at_a_thousandth_of_the_outputs(share, example
         check(apply_fn, networks.draw(0, examples, 3))
 
 
-@pytest.mark.parametrize("function", [lambda v, x: {"a": x @ v, "b": (x @ v).sum(1)}])
-def test_any_output_is_read_and_logits_are_asked_for_where_they_are_needed(function):
-    weights, inputs = networks.draw(1, 3, 3), networks.draw(0, 4, 3)
-    check(function, inputs)
-    model = tracing.trace(function, weights, inputs).model
-    with pytest.raises(ValueError, match="it must return logits"):
-        _ = model.logits
-
-
 def permuted(x):
     return x[jnp.arange(x.shape[0])[::-1]]
 
@@ -235,7 +317,6 @@ def halves_of_repeats(x):
         ("slice", lambda x: jnp.roll(x, 1, axis=0)),
         ("reshape", lambda x: jnp.concatenate([x, x], 0).reshape(len(x), 6)[:, :3]),
         ("slice", lambda x: jnp.concatenate([x, x], 0)[::2]),
-        ("scan", lambda x: jax.lax.scan(lambda c, row: (c + row, c), jnp.zeros(3), x)[1]),
     ],
 )
 def test_what_mixes_examples_is_refused_by_name(name, mix):

@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,10 +141,18 @@ _PRODUCTS = {
 
 
 def _matrices(model: Equations, use: Use, array: Array, cotangents: Array) -> tuple[Array, Array]:
-    """Inputs (n, groups, positions, inputs) and cotangents (c, n, groups, positions, outputs)."""
+    """Inputs (n, groups, positions, inputs) and cotangents (c, n, groups, positions, outputs).
+
+    Of uses that `_together` puts side by side, the positions of each follow one another.
+    """
     inputs, outputs, _ = _PRODUCTS[use.kind]
-    a = jax.vmap(lambda x: inputs(model, use, x))(array)
-    d = jax.vmap(jax.vmap(lambda x: outputs(model, use, x)))(cotangents)
+    several = array.ndim - 1 - len(model.shape(data(model, use)))
+    steps = array.shape[1:2] if several else (1,)
+    array = array.reshape(array.shape[0], *steps, *array.shape[1 + several :])
+    cotangents = cotangents.reshape(*cotangents.shape[:2], *steps, *cotangents.shape[2 + several :])
+    a = jax.vmap(jax.vmap(lambda x: inputs(model, use, x), out_axes=1))(array)
+    d = jax.vmap(jax.vmap(jax.vmap(lambda x: outputs(model, use, x), out_axes=1)))(cotangents)
+    a, d = (x.reshape(*x.shape[:-3], -1, x.shape[-1]) for x in (a, d))
     dtype = jnp.promote_types(jnp.promote_types(a.dtype, d.dtype), jnp.float32)
     return a.astype(dtype), d.astype(dtype)
 
@@ -182,46 +191,51 @@ def second_moments(
     return _sum_over_examples([(array, spread[None])], squares), positions
 
 
-def _view(model: Equations, use: Use, variables: Params) -> Callable[[Array], Array]:
-    """The operand as a function of the leaf."""
+def _view(
+    model: Equations, use: Use, variables: Params, start: int | None = None
+) -> Callable[[Array], Array]:
+    """The operand as a function of the leaf, or of a value on the way from it."""
     value = model.equations[use.equation].inputs[use.operand]
-
-    def view(leaf: Array) -> Array:
-        known = model.known(variables) | {model.leaves[use.view.leaf]: leaf}
-        return tracing.evaluate(model, known, [value])[value]
-
-    return view
+    start = model.leaves[use.view.leaf] if start is None else start
+    return _between(model, variables, start, value)
 
 
-def _is_injective(model: Equations, use: Use) -> bool:
-    """Whether every entry of the leaf is in the operand at most once."""
-    results = [model.equations[step].outputs[0] for step in use.view.steps]
-    entries = [math.prod(model.shape(v)) for v in (model.leaves[use.view.leaf], *results)]
-    return all(after <= before for before, after in itertools.pairwise(entries))
+def _between(model: Equations, variables: Params, start: int, end: int) -> Callable[[Array], Array]:
+    """A value made of variables, as a function of another one on the way to it."""
+
+    def function(array: Array) -> Array:
+        return tracing.evaluate(model, model.known(variables) | {start: array}, [end])[end]
+
+    return function
 
 
 def _gradients(
-    model: Equations, use: Use, variables: Params, leaf: Array, array: Array, cotangents: Array
+    model: Equations, use: Use, variables: Params, start: int, array: Array, cotangents: Array
 ) -> Array:
-    """The gradients of some examples, shape (columns, examples, *leaf)."""
-    equation, view = model.equations[use.equation], _view(model, use, variables)
+    """The gradients of some examples in a value that the operand is made of.
+
+    Returns:
+      Shape (columns, examples, *shape of the value).
+    """
+    equation, view = model.equations[use.equation], _view(model, use, variables, start)
+    at_start = tracing.evaluate(model, model.known(variables), [start])[start]
+    operand, pull_back = jax.vjp(view, at_start)
     if use.kind in _PRODUCTS:
         a, d = _matrices(model, use, array, cotangents)
         kernels = jnp.einsum("ngpk,cngpo->cngko", a, d)
 
-        def to_leaf(kernel: Array) -> Array:
-            operand = _PRODUCTS[use.kind][2](model, use, kernel).astype(leaf.dtype)
-            return jax.linear_transpose(view, leaf)(operand)[0]
+        def to_start(kernel: Array) -> Array:
+            return pull_back(_PRODUCTS[use.kind][2](model, use, kernel).astype(operand.dtype))[0]
 
-        return jax.vmap(jax.vmap(to_leaf))(kernels)
+        return jax.vmap(jax.vmap(to_start))(kernels)
 
     def one(array: Array, cotangent: Array) -> Array:
-        def layer(leaf: Array) -> Array:
+        def layer(operand: Array) -> Array:
             if use.kind == "bias":
-                return jnp.broadcast_to(view(leaf), cotangent.shape)
-            return tracing.bind(equation, [view(leaf), array])[0]
+                return jnp.broadcast_to(operand, cotangent.shape)
+            return tracing.bind(equation, [operand, array])[0]
 
-        return jax.linear_transpose(layer, leaf)(cotangent)[0]
+        return pull_back(jax.linear_transpose(layer, operand)(cotangent)[0])[0]
 
     return jax.vmap(jax.vmap(one), in_axes=(None, 0))(array, cotangents)
 
@@ -282,14 +296,18 @@ def _kernel_squares(model: Equations, use: Use, part: tuple[Array, Array], posit
 
 
 def _through_view(view: Callable[[Array], Array], leaf: Array, squares: Array) -> Array:
-    """Squares in the operand's layout as those of the leaf, scaled so that halves hold them."""
-    entries, pull_back = jax.vjp(view, jnp.ones_like(leaf))
+    """Squares in the view's layout as those of the leaf, scaled so that halves hold them.
+
+    Each entry of the view is a function of one entry of the leaf, and each of the leaf in one.
+    """
+    slopes = jax.jvp(view, (leaf,), (jnp.ones_like(leaf),))[1]
+    pull_back = jax.vjp(view, leaf)[1]
     if leaf.dtype.itemsize >= 4:
-        return pull_back((squares * entries).astype(entries.dtype))[0]
+        return pull_back((squares * slopes).astype(slopes.dtype))[0]
     largest = jnp.max(squares)
     scale = jnp.where(largest > 0, largest, 1.0)
-    scaled = squares / scale * entries
-    return at_least_single(pull_back(scaled.astype(entries.dtype))[0]) * scale
+    scaled = squares / scale * slopes
+    return at_least_single(pull_back(scaled.astype(slopes.dtype))[0]) * scale
 
 
 def keeps_positions(model: Equations, uses: Sequence[Use], positions: int) -> bool:
@@ -298,7 +316,7 @@ def keeps_positions(model: Equations, uses: Sequence[Use], positions: int) -> bo
     leaf = math.prod(model.shape(model.leaves[use.view.leaf]))
     if use.kind == "bias":
         return len(uses) == 1 and entries == positions * leaf
-    once = _is_injective(model, use) and entries == positions * layers.units(model, use)
+    once = use.view.entrywise and entries == positions * layers.units(model, use)
     return len(uses) == 1 and once
 
 
@@ -341,27 +359,73 @@ def squared_sum(
     Returns:
       An array like the leaf, in at least single precision.
     """
-    leaf = trees.named_leaves(variables)[uses[0].view.leaf]
-    parts = []
-    for use in uses:
-        d = cotangents[output(model, use)]
-        parts.append((arrays.get(data(model, use), d[0]), d))
-    if len(uses) == 1 and uses[0].kind in _PRODUCTS and _is_injective(model, uses[0]):
-        squares = _kernel_squares(model, uses[0], parts[0], positions)
-        if not uses[0].view.steps:
-            return squares
-        return _through_view(_view(model, uses[0], variables), leaf, squares)
+    name = uses[0].view.leaf
+    leaf, total = trees.named_leaves(variables)[name], 0
+    if positions > 1 and uses[0].kind not in _PRODUCTS:
+        d = cotangents[output(model, uses[0])]
+        part = arrays.get(data(model, uses[0]), d[0]), d
+        return _squares_by_position(model, uses[0], variables, leaf, part)
+    for start, group in tracing.apart(model, uses):
+        end, squares = _squares(model, group, variables, start, arrays, cotangents, positions)
+        if end != model.leaves[name]:
+            view = _between(model, variables, model.leaves[name], end)
+            squares = _through_view(view, leaf, squares)
+        total += squares
+    return total
 
-    if positions > 1:
-        return _squares_by_position(model, uses[0], variables, leaf, parts[0])
+
+def _squares(
+    model: Equations,
+    group: Sequence[Use],
+    variables: Params,
+    start: int,
+    arrays: Mapping[int, Array],
+    cotangents: Mapping[int, Array],
+    positions: int,
+) -> tuple[int, Array]:
+    """A value whose entries are each one of a leaf, and the squares in it by a group of uses."""
+    uses, parts = _together(model, group, arrays, cotangents)
+    if len(uses) == 1 and uses[0].kind in _PRODUCTS and uses[0].view.entrywise:
+        operand = model.equations[uses[0].equation].inputs[uses[0].operand]
+        return operand, _kernel_squares(model, uses[0], parts[0], positions)
 
     def squares_of_sum(parts: Parts) -> Array:
         gradients = [
-            _gradients(model, use, variables, leaf, *part)
+            _gradients(model, use, variables, start, *part)
             for use, part in zip(uses, parts, strict=True)
         ]
         return jnp.sum(at_least_single(sum(gradients)) ** 2, axis=(0, 1))
 
     if all(use.kind == "bias" for use in uses):
-        return squares_of_sum(parts)
-    return _sum_over_examples(parts, squares_of_sum)
+        return start, squares_of_sum(parts)
+    return start, _sum_over_examples(parts, squares_of_sum)
+
+
+def _together(
+    model: Equations,
+    uses: Sequence[Use],
+    arrays: Mapping[int, Array],
+    cotangents: Mapping[int, Array],
+) -> tuple[list[Use], Parts]:
+    """Uses of a leaf and their parts, those of one dense kernel or bias side by side.
+
+    So a recurrent layer, with a use at every step, is one product with as many positions.
+    """
+    alike: dict[Any, list[Use]] = {}
+    for use in uses:
+        equation = model.equations[use.equation]
+        kernel, params = equation.inputs[use.operand], str(equation.params)
+        shape = model.shape(data(model, use)), model.shape(output(model, use))
+        same = kernel, use.kind, params, shape
+        alike.setdefault(same if use.kind in ("dense", "bias") else use.equation, []).append(use)
+    parts = []
+    for same in alike.values():
+        d = [cotangents[output(model, use)] for use in same]
+        a = [arrays.get(data(model, use), d[0][0]) for use in same]
+        if len(same) == 1:
+            parts.append((a[0], d[0]))
+        elif same[0].kind == "bias":
+            parts.append((a[0], sum(d)))
+        else:
+            parts.append((jnp.stack(a, 1), jnp.stack(d, 2)))
+    return [same[0] for same in alike.values()], parts

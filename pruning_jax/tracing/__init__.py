@@ -1,7 +1,6 @@
 """A model read once: one example's equations, and the layers in them."""
 
 from pruning_jax.tracing.checking import check as check
-from pruning_jax.tracing.checking import check_examples as check_examples
 from pruning_jax.tracing.checking import check_shapes as check_shapes
 from pruning_jax.tracing.checking import check_variables as check_variables
 from pruning_jax.tracing.checking import same_constant as same_constant
@@ -20,6 +19,7 @@ from pruning_jax.tracing.layers import SCALING as SCALING
 from pruning_jax.tracing.layers import Axes as Axes
 from pruning_jax.tracing.layers import Use as Use
 from pruning_jax.tracing.layers import View as View
+from pruning_jax.tracing.layers import apart as apart
 from pruning_jax.tracing.products import macs as macs
 from pruning_jax.tracing.traces import Layer as Layer
 from pruning_jax.tracing.traces import Trace as Trace

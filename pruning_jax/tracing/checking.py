@@ -1,6 +1,6 @@
 """One numeric check: what was read of one example gives what the model gives of several."""
 
-import math
+import functools
 import weakref
 from typing import Any
 
@@ -23,7 +23,7 @@ _STATE = (
 _ADVICE = "take the trace again: tracing.trace(apply_fn, variables, inputs)"
 
 
-def check(trace: Trace, variables: Params, inputs: PyTree) -> None:
+def check(trace: Trace, variables: Params, inputs: PyTree | None = None) -> None:
     """Checks, once for every trace, that the model gives a batch what it gives each example.
 
         f(x) = (f(x_1), ..., f(x_n)),   to rounding
@@ -34,16 +34,20 @@ def check(trace: Trace, variables: Params, inputs: PyTree) -> None:
 
     Args:
       trace: of the model.
-      variables, inputs: of the shapes that were traced, any number of examples.
+      variables, inputs: of the shapes that were traced, any number of examples; some that are made
+        up where `inputs` is ``None``.
 
     Raises:
       ValueError: other shapes; or the results differ: names the first value that does.
     """
-    check_shapes(trace.model, variables, inputs)
+    if inputs is None:
+        check_variables(trace.model, variables)
+    else:
+        check_shapes(trace.model, variables, inputs)
     leaves = jax.tree.leaves((variables, inputs))
     if trace in _CHECKED or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return
-    few = jax.tree.map(_few, inputs)
+    few = _made_up(trace.model) if inputs is None else jax.tree.map(_few, inputs)
     together, alone = jax.jit(_both, static_argnums=0)(trace, variables, few)
     shapes = [[leaf.shape for leaf in leaves] for leaves in (together, alone)]
     if shapes[0] != shapes[1]:
@@ -89,63 +93,19 @@ def check_variables(model: Equations, variables: Params) -> None:
         )
 
 
-def check_examples(trace: Trace, variables: Params) -> None:
-    """Checks, without computing anything, that several examples are read as each alone is.
-
-    What depends on the inputs must grow with the number of examples, and constants must not change
-    from reading to reading. `check` sees more, but needs values.
-
-    Args:
-      trace: of the model.
-      variables: of the shapes that were traced.
-
-    Raises:
-      ValueError: the model reduces or squeezes the axis of examples, or draws with NumPy.
-    """
-    model = trace.model
-    sizes = (2, 3)  # one is apart: a bias need not be broadcast over it
-    fewer, more = (
-        equations.read(trace.apply_fn, variables, _examples(model, size)) for size in sizes
-    )
-    for a, b in zip(model.outputs, more.outputs, strict=False):
-        one, other = model.shape(a), more.shape(b)
-        if not one or other != (sizes[1] * one[0], *one[1:]):
-            raise ValueError(
-                f"the model returns {other} for {sizes[1]} examples and {one} for one; every "
-                "output must have its examples on axis 0: squeeze() without an axis, or a mean "
-                "over all examples, does not keep them there"
-            )
-    names = [[equation.name for equation in each.equations] for each in (fewer, more)]
-    if names[0] != names[1]:
-        return
-    for number, pair in enumerate(zip(fewer.equations, more.equations, strict=True)):
-        _check_constants(number, (fewer, more), pair)
-        for a, b in zip(*(equation.outputs for equation in pair), strict=True):
-            shapes = fewer.shape(a), more.shape(b)
-            grows = math.prod(shapes[0]) * sizes[1] == math.prod(shapes[1]) * sizes[0]
-            if a in fewer.from_inputs and not grows:
-                raise ValueError(
-                    f"{pair[0].name} mixes examples: equation {number} of the model gives "
-                    f"{shapes[0]} for {sizes[0]} examples and {shapes[1]} for {sizes[1]}. "
-                    "A batch norm belongs in evaluation mode: use_running_average=True"
-                )
-
-
-def _examples(model: Equations, count: int) -> PyTree:
-    """The shapes of some examples of a model's inputs."""
-    avals = (model.avals[value] for value in model.inputs)
-    shapes = [jax.ShapeDtypeStruct((count, *aval.shape[1:]), aval.dtype) for aval in avals]
-    return jax.tree.unflatten(model.input_structure, shapes)
-
-
-def _check_constants(number: int, models: tuple, pair: tuple) -> None:
-    """Checks that an equation has the same constants for other numbers of examples."""
-    for values in zip(*(equation.inputs for equation in pair), strict=True):
-        one, other = (m.constants.get(value) for m, value in zip(models, values, strict=True))
-        inexact = jnp.issubdtype(models[0].avals[values[0]].dtype, jnp.inexact)
-        if inexact and np.shape(one) == np.shape(other) and not same_constant(one, other):
-            where = f"{pair[0].name} changes, equation {number} of the model"
-            raise ValueError(f"a constant of {where}: {_STATE}")
+def _made_up(model: Equations) -> PyTree:
+    """Some examples of a model's inputs: normal floats, and integers that are 0 or 1."""
+    inputs = []
+    for number, value in enumerate(model.inputs):
+        key, aval = jax.random.key(number), model.avals[value]
+        shape = (_EXAMPLES, *aval.shape[1:])
+        if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
+            inputs.append(jax.random.split(key, shape))
+        elif jnp.issubdtype(aval.dtype, jnp.floating):
+            inputs.append(jax.random.normal(key, shape, aval.dtype))
+        else:
+            inputs.append(jax.random.bernoulli(key, 0.5, shape).astype(aval.dtype))
+    return jax.tree.unflatten(model.input_structure, inputs)
 
 
 def _few(leaf: Any) -> Array:
@@ -183,6 +143,8 @@ def _close(one: Array, other: Array) -> bool:
 def _difference(trace: Trace, variables: Params, inputs: PyTree) -> str:
     """What differs between the examples together and each alone, equation by equation."""
     model, examples = trace.model, len(jax.tree.leaves(inputs)[0])
+    anew = functools.partial(trace.apply_fn)  # JAX keeps what it has traced of a function
+    again = equations.read_one(anew, variables, inputs)
     batched = equations.read(trace.apply_fn, variables, inputs)
     names = [[equation.name for equation in m.equations] for m in (model, batched)]
     if names[0] != names[1]:
@@ -199,33 +161,18 @@ def _difference(trace: Trace, variables: Params, inputs: PyTree) -> str:
     )
     wanted = [value for equation in batched.equations for value in equation.outputs]
     together = equations.evaluate(batched, batched.known(variables, inputs), wanted)
-    for number, pair in enumerate(zip(model.equations, batched.equations, strict=True)):
-        for a, b in zip(*(equation.outputs for equation in pair), strict=True):
-            if a not in model.from_inputs or _aligned(alone[a], together[b]):
-                continue
-            place = f"equation {number} of the model, with a result of shape {model.shape(a)}"
-            behind = map(_constants_behind, (model, batched), pair)
-            if not all(map(same_constant, *behind)):
-                return f"a constant of {pair[0].name} changes, {place}: {_STATE}"
-            what = "mixes examples, or is not the same for several as for one"
-            return f"{pair[0].name} {what}: {place} for one example"
+    for number, (one, several) in enumerate(zip(model.equations, batched.equations, strict=True)):
+        place = f"equation {number} of the model, with a result of shape"
+        constants = (model.constants.get(value) for value in one.inputs)
+        if not all(map(same_constant, constants, map(again.constants.get, one.inputs))):
+            return (
+                f"a constant of {one.name} changes, {place} {model.shape(one.outputs[0])}: {_STATE}"
+            )
+        for a, b in zip(one.outputs, several.outputs, strict=True):
+            if a in model.from_inputs and not _aligned(alone[a], together[b]):
+                what = "mixes examples, or is not the same for several as for one"
+                return f"{one.name} {what}: {place} {model.shape(a)} for one example"
     return f"the model's outputs are not those of its equations: {_STATE}"
-
-
-def _constants_behind(model: Equations, equation: equations.Equation) -> list[Any]:
-    """The constants that an equation takes, by way of what does not depend on the inputs.
-
-    Integers are left out: the number of examples is one, and an index is made of it.
-    """
-    wanted = set(equation.inputs) - model.from_inputs
-    for earlier in reversed(model.equations):
-        if wanted.intersection(earlier.outputs):
-            wanted.update(earlier.inputs)
-    return [
-        model.constants[value]
-        for value in sorted(wanted & model.constants.keys())
-        if not jnp.issubdtype(model.avals[value].dtype, jnp.integer)
-    ]
 
 
 def same_constant(one: Any, other: Any, *, shapes: bool = False) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 from pruning_jax import trees
@@ -26,6 +28,9 @@ INLINED = {
 Calls with a derivative rule of their own (``custom_jvp_call``) stay whole, to keep the rule.
 """
 
+UNROLLED = 10_000
+"""The most equations that a scan is unrolled to; a longer one stays whole."""
+
 
 def _tiled(array: Array, *, reps: Sequence[int]) -> Array:
     shape = array.shape
@@ -39,8 +44,19 @@ def _stacked(*arrays: Array, axis: int) -> Array:
     return jax.lax.concatenate([jax.lax.expand_dims(array, [axis]) for array in arrays], axis)
 
 
-_IN_OTHERS = {"tile": _tiled, "stack": _stacked}
+def _unstacked(array: Array, *, axis: int) -> list[Array]:
+    parts = jax.lax.split(array, (1,) * array.shape[axis], axis)
+    return [jax.lax.squeeze(part, [axis]) for part in parts]
+
+
+_IN_OTHERS = {"tile": _tiled, "stack": _stacked, "unstack": _unstacked}
 """Primitives read as others that do the same, so that rules are needed for those alone."""
+
+
+@functools.lru_cache(maxsize=256)
+def _in_others(function: Callable, avals: tuple, **params: Any) -> Any:
+    return jax.make_jaxpr(functools.partial(function, **params))(*avals)
+
 
 Handler = Callable[["Equation", list[Array]], list[Array]]
 """(equation, its operands) -> its results."""
@@ -74,7 +90,8 @@ class Equations:
       input_structure: the tree that they are the leaves of.
       outputs: the values of what it returns.
       structure: the tree that they are the leaves of.
-      from_inputs: the values that depend on the inputs.
+      states: values that stand for data though they do not depend on the inputs, as the first
+        state of a recurrent layer.
     """
 
     equations: tuple[Equation, ...]
@@ -85,11 +102,25 @@ class Equations:
     input_structure: Any
     outputs: tuple[int, ...]
     structure: Any
-    from_inputs: frozenset[int]
+    states: frozenset[int]
+
+    @functools.cached_property
+    def from_inputs(self) -> frozenset[int]:
+        """The values that depend on the inputs, or on states."""
+        found = {*self.inputs, *self.states}
+        for equation in self.equations:
+            if found.intersection(equation.inputs):
+                found.update(equation.outputs)
+        return frozenset(found)
 
     def shape(self, value: int) -> tuple[int, ...]:
         """The shape of a value, of one example."""
         return self.avals[value].shape
+
+    @functools.cached_property
+    def maker(self) -> dict[int, Equation]:
+        """The equation of every result."""
+        return {value: equation for equation in self.equations for value in equation.outputs}
 
     @property
     def logits(self) -> int:
@@ -100,9 +131,12 @@ class Equations:
         """
         shapes = [self.shape(value) for value in self.outputs]
         if len(shapes) != 1 or shapes[0][:1] != (1,):
+            tree = jax.tree.unflatten(self.structure, shapes)
             raise ValueError(
-                f"the model returns {shapes} for one example; it must return logits "
-                "(examples, outputs) or (examples, ..., outputs), or numbers (examples,)"
+                f"the model returns {tree} for one example; it must return logits (examples, "
+                "outputs) or (examples, ..., outputs), or numbers (examples,). Of several outputs, "
+                "choose them: tracing.trace(apply_fn, variables, inputs, select=lambda outputs: "
+                "outputs[...])"
             )
         return self.outputs[0]
 
@@ -119,6 +153,7 @@ class _Flattening:
         self.avals: list[Any] = []
         self.equations: list[Equation] = []
         self.constants: dict[int, Any] = {}
+        self.makers: dict[int, int] = {}
 
     def value(self, aval: Any) -> int:
         self.avals.append(aval)
@@ -129,7 +164,7 @@ class _Flattening:
         self.constants[number] = array
         return number
 
-    def read(self, jaxpr: Any, consts: list, arguments: list[int]) -> list[int]:
+    def read(self, jaxpr: Any, consts: Sequence, arguments: Sequence[int]) -> list[int]:
         """Appends the equations of `jaxpr`; returns the numbers of its results."""
         numbers = dict(zip(jaxpr.invars, arguments, strict=True))
         for variable, array in zip(jaxpr.constvars, consts, strict=True):
@@ -142,21 +177,109 @@ class _Flattening:
 
         for equation in jaxpr.eqns:
             inputs = [look_up(atom) for atom in equation.invars]
-            body = equation.params.get(INLINED.get(equation.primitive.name, ""))
-            if equation.primitive.name in _IN_OTHERS:
-                same = functools.partial(_IN_OTHERS[equation.primitive.name], **equation.params)
-                body = jax.make_jaxpr(same)(*(atom.aval for atom in equation.invars))
-            if body is None:
-                outputs = [self.value(variable.aval) for variable in equation.outvars]
-                self.equations.append(
-                    Equation(equation.primitive, equation.params, tuple(inputs), tuple(outputs))
-                )
-            else:
-                outputs = self.read(
-                    getattr(body, "jaxpr", body), getattr(body, "consts", []), inputs
-                )
+            outputs = self._in_others(equation, inputs)
+            if outputs is None:
+                avals = [variable.aval for variable in equation.outvars]
+                outputs = self._append(equation.primitive, equation.params, inputs, avals)
             numbers.update(zip(equation.outvars, outputs, strict=True))
         return [look_up(atom) for atom in jaxpr.outvars]
+
+    def _append(self, primitive: Any, params: Mapping, inputs: list, avals: list) -> list[int]:
+        outputs = [self.value(aval) for aval in avals]
+        self.makers.update(dict.fromkeys(outputs, len(self.equations)))
+        self.equations.append(Equation(primitive, params, tuple(inputs), tuple(outputs)))
+        return outputs
+
+    def _in_others(self, equation: Any, inputs: list[int]) -> list[int] | None:
+        """Reads an equation as others that do the same; ``None`` where it stays as it is."""
+        name, params = equation.primitive.name, equation.params
+        if name == "optimization_barrier":
+            return inputs
+        if name in INLINED:
+            return self._read_body(params[INLINED[name]], inputs)
+        if name in _IN_OTHERS:
+            return self._read_as(_IN_OTHERS[name], inputs, **params)
+        if name == "scan" and 0 < _equations(equation) <= UNROLLED:
+            return self._unroll(equation, inputs)
+        if name == "cond" and (index := self.known(inputs[0])) is not None:
+            branch = params["branches"][np.clip(index, 0, len(params["branches"]) - 1)]
+            return self._read_body(branch, inputs[1:])
+        if name == "dynamic_slice":
+            starts = [self.known(value) for value in inputs[1:]]
+            if None not in starts:
+                whole, sizes = self.avals[inputs[0]].shape, params["slice_sizes"]
+                ends = np.clip(starts, 0, np.subtract(whole, sizes))
+                return self._read_as(_sliced, inputs[:1], starts=tuple(ends.tolist()), sizes=sizes)
+        return None
+
+    def _read_body(self, body: Any, inputs: Sequence[int]) -> list[int]:
+        return self.read(getattr(body, "jaxpr", body), getattr(body, "consts", []), inputs)
+
+    def _read_as(self, function: Callable, inputs: Sequence[int], **params: Any) -> list[int]:
+        avals = tuple(self.avals[value] for value in inputs)
+        return self._read_body(_in_others(function, avals, **params), inputs)
+
+    def _unroll(self, equation: Any, inputs: list[int]) -> list[int]:
+        """Reads a scan step by step: what it goes over is unstacked, what it collects stacked."""
+        body, length = equation.params["jaxpr"], equation.params["length"]
+        stacked = [
+            len(self.avals[value].shape) > len(inner.shape)
+            for value, inner in zip(inputs, body.in_avals, strict=True)
+        ]
+        over = sum(stacked)
+        collected = sum(
+            len(variable.aval.shape) > len(inner.shape)
+            for variable, inner in zip(equation.outvars, body.out_avals, strict=True)
+        )
+        carried = len(equation.outvars) - collected
+        first = len(inputs) - over - carried
+        constants, carry = inputs[:first], inputs[first : len(inputs) - over]
+        parts = [self._read_as(_unstacked, [v], axis=0) for v in inputs[len(inputs) - over :]]
+        results: list[list[int]] = [[] for _ in range(length)]
+        steps = range(length)
+        for step in reversed(steps) if equation.params["reverse"] else steps:
+            found = self._read_body(body, [*constants, *carry, *(part[step] for part in parts)])
+            carry, results[step] = found[:carried], found[carried:]
+        return [
+            *carry,
+            *(self._read_as(_stacked, each, axis=0)[0] for each in zip(*results, strict=True)),
+        ]
+
+    def known(self, value: int) -> Any:
+        """A value that follows from constants alone, which it becomes; ``None`` for another."""
+        needed: set[int] = set()
+        missing = [value]
+        while missing:
+            number = missing.pop()
+            if number not in self.constants:
+                if number not in self.makers:
+                    return None
+                if self.makers[number] not in needed:
+                    needed.add(self.makers[number])
+                    missing += self.equations[self.makers[number]].inputs
+            elif isinstance(self.constants[number], jax.core.Tracer):
+                return None
+        with jax.ensure_compile_time_eval():
+            for each in map(self.equations.__getitem__, sorted(needed)):
+                operands = [
+                    jnp.asarray(self.constants[v], self.avals[v].dtype) for v in each.inputs
+                ]
+                self.constants.update(zip(each.outputs, bind(each, operands), strict=True))
+        return self.constants[value]
+
+
+def _sliced(array: Array, *, starts: Sequence[int], sizes: Sequence[int]) -> list[Array]:
+    return [jax.lax.slice(array, starts, np.add(starts, sizes))]
+
+
+def _equations(equation: Any) -> int:
+    """How many equations one is read as."""
+    name, params = equation.primitive.name, equation.params
+    body = params.get("jaxpr" if name == "scan" else INLINED.get(name))
+    if body is None:
+        return 1
+    inside = sum(map(_equations, getattr(body, "jaxpr", body).eqns))
+    return inside * params["length"] if name == "scan" else inside
 
 
 def read(function: Callable, *arguments: PyTree) -> Equations:
@@ -175,19 +298,15 @@ def read(function: Callable, *arguments: PyTree) -> Equations:
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         shapes = [leaf.shape for leaf in jax.tree.leaves(inputs)]
         raise ValueError(
-            f"the model failed for inputs of shape {shapes}; it must accept any number of "
-            f"examples on axis 0 of its inputs: {type(error).__name__}: {error}"
+            f"the model failed for inputs of shape {shapes}: {type(error).__name__}: {error} (it "
+            "must accept any number of examples, on axis 0 of its inputs)"
         ) from error
     flat = _Flattening()
     numbers = [flat.value(variable.aval) for variable in closed.jaxpr.invars]
     outputs = flat.read(closed.jaxpr, closed.consts, numbers)
     leaves = {name: number for number, name in enumerate(trees.named_leaves(variables))}
-    needed = _needed(flat.equations, set(outputs), set())
+    needed = _needed(flat.equations, set(outputs), set(flat.constants))
     sources = tuple(numbers[len(leaves) :])
-    from_inputs = set(sources)
-    for equation in needed:
-        if from_inputs.intersection(equation.inputs):
-            from_inputs.update(equation.outputs)
     return Equations(
         equations=tuple(needed),
         avals=tuple(flat.avals),
@@ -197,7 +316,7 @@ def read(function: Callable, *arguments: PyTree) -> Equations:
         input_structure=jax.tree.structure(inputs[0] if len(inputs) == 1 else tuple(inputs)),
         outputs=tuple(outputs),
         structure=jax.tree.structure(results),
-        from_inputs=frozenset(from_inputs),
+        states=frozenset(),
     )
 
 
@@ -205,19 +324,34 @@ def read_one(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Equations:
     """Reads the equations of a model on one example of its inputs.
 
     Raises:
-      ValueError: inputs without an axis of examples; the model does not accept one example.
+      ValueError: as `one_example`; the model does not accept one example.
     """
-    return read(apply_fn, variables, jax.tree.map(one_example, inputs))
+    return read(apply_fn, variables, one_example(inputs))
 
 
-def one_example(leaf: Any) -> jax.ShapeDtypeStruct:
-    """The shape of one example of an input."""
-    aval = jax.api_util.shaped_abstractify(leaf)
-    if not aval.shape or not aval.shape[0]:
-        raise ValueError(
-            f"an input has shape {aval.shape}; every input has its examples on axis 0, one or more"
-        )
-    return jax.ShapeDtypeStruct((1, *aval.shape[1:]), aval.dtype)
+def one_example(inputs: PyTree) -> PyTree:
+    """The shapes of one example of a model's inputs.
+
+    Raises:
+      ValueError: an input without an axis of examples, or with other numbers of them than the
+        first; names it.
+    """
+    avals = jax.tree.map(jax.api_util.shaped_abstractify, inputs)
+    named = trees.named_leaves(avals)
+    for name, aval in named.items():
+        if not aval.shape or not aval.shape[0]:
+            raise ValueError(
+                f"the input{name and f' {name!r}'} has shape {aval.shape}; every input has its "
+                "examples on axis 0, one or more"
+            )
+        first, other = next(iter(named.items()))
+        if aval.shape[0] != other.shape[0]:
+            raise ValueError(
+                f"the input {name!r} has {aval.shape[0]} examples and {first!r} has "
+                f"{other.shape[0]}; give each example its own, by jnp.broadcast_to, or close over "
+                "what all examples share"
+            )
+    return jax.tree.map(lambda aval: jax.ShapeDtypeStruct((1, *aval.shape[1:]), aval.dtype), avals)
 
 
 def _needed(equations: Iterable[Equation], wanted: set[int], known: set[int]) -> list[Equation]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from pruning_jax import tables, trees
 from pruning_jax.tracing import equations, layers, products
@@ -26,6 +27,8 @@ class Layer(NamedTuple):
       kernel_shape: of the leaf.
       axes: which axes of the leaf are inputs and which are outputs; ``None`` where that cannot be
         said, or differs from use to use.
+      stack: the axis along which the leaf holds layers of its own, as a scan over layers takes
+        them one by one; ``None`` where it is one layer.
       parameters: entries of the kernel and the bias.
       macs: multiply-accumulates an example, dense.
       uses: where the kernel enters.
@@ -38,6 +41,7 @@ class Layer(NamedTuple):
     bias: str | None
     kernel_shape: tuple[int, ...]
     axes: Axes | None
+    stack: int | None
     parameters: int
     macs: int
     uses: tuple[Use, ...]
@@ -76,10 +80,9 @@ class Trace:
     def __str__(self) -> str:
         head = ("layer", "kind", "kernel", "parameters", "MACs")
         rows = [
-            (layer.name, layer.kind, "x".join(map(str, layer.kernel_shape)),
-             f"{layer.parameters:,}", f"{layer.macs:,}")
+            (layer.name, layer.kind, _shape(layer), f"{layer.parameters:,}", f"{layer.macs:,}")
             for layer in self.layers
-        ]  # fmt: skip
+        ]
         parameters = sum(layer.parameters for layer in self.layers)
         macs = sum(layer.macs for layer in self.layers)
         rows = [head, *rows, ("total of these layers", "", "", f"{parameters:,}", f"{macs:,}")]
@@ -91,25 +94,34 @@ class Trace:
         return "\n".join([*lines, *(line for note in notes for line in tables.wrap(note))])
 
 
-def trace(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Trace:
+def trace(
+    apply_fn: ApplyFn,
+    variables: Params,
+    inputs: PyTree,
+    *,
+    select: Callable[[PyTree], PyTree] | None = None,
+) -> Trace:
     """Finds the parametrised linear layers of a model from the equations of one example.
 
-    A layer is a `dot_general`, `conv_general_dilated` or `gather` of data with a kernel that
-    comes from one leaf of the variables by reshaping, transposing, casting, repeating, slicing or
-    scaling; its bias is the leaf added to its output. That a batch's examples do not mix is for
-    `check` to see, on the first batch that the trace is used with.
+    A layer is a `dot_general`, `conv_general_dilated` or `gather` of data with a kernel, which may
+    be any function of leaves of the variables; its bias is the leaf added to its output. A scan
+    is read step by step: layers that it takes from one leaf are one layer, with uses at each step.
+    That a batch's examples do not mix is for `check` to see, on the first batch that the trace is
+    used with.
 
     Args:
       apply_fn: the model, in evaluation mode.
       variables: its variables: arrays or their shapes.
-      inputs: arrays or their shapes, (examples, ...); only one example of them is read.
+      inputs: any tree of arrays or their shapes, (examples, ...); only one example is read.
+      select: from what the model returns to what is meant, as the logits of several outputs.
 
     Returns:
       The layers, and by name the kernels that could not be read.
 
     Raises:
       ValueError: the model has no layers, does not accept one example on axis 0 of its inputs, has
-        variables that are no arrays, or makes an array without entries.
+        variables that are no arrays, or makes an array without entries; inputs without examples or
+        with different numbers of them; `select` finds nothing.
 
     >>> def model(variables, inputs):
     ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
@@ -119,12 +131,37 @@ def trace(apply_fn: ApplyFn, variables: Params, inputs: PyTree) -> Trace:
     [('w', (1, 3), 3), ('out', (3, 2), 6)]
     """
     _check_arrays(variables)
-    return trace_of(equations.read_one(apply_fn, variables, inputs), apply_fn)
+    function = apply_fn if select is None else _selected(apply_fn, select)
+    return trace_of(equations.read_one(function, variables, inputs), function)
+
+
+def _selected(apply_fn: ApplyFn, select: Callable[[PyTree], PyTree]) -> ApplyFn:
+    def function(variables: Params, inputs: PyTree) -> PyTree:
+        outputs = apply_fn(variables, inputs)
+        shapes = jax.tree.map(jnp.shape, outputs)
+        try:
+            selected = select(outputs)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise ValueError(
+                f"select failed for outputs of shapes {shapes}: {type(error).__name__}: {error}"
+            ) from error
+        leaves = jax.tree.leaves(selected)
+        if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
+            raise ValueError(
+                f"select returned {selected!r} and no arrays; the model's outputs have shapes "
+                f"{shapes}"
+            )
+        return selected
+
+    return function
 
 
 def trace_of(model: Equations, function: Callable) -> Trace:
     """Finds the layers in equations that were read of a function; raises as `trace`."""
     uses = Uses(model)
+    if states := uses.states():
+        model = dataclasses.replace(model, states=states)
+        uses = Uses(model)
     kernels = [leaf for leaf in uses.uses if leaf not in uses.reasons]
     if not kernels:
         listed = "; ".join(f"{leaf}: {why}" for leaf, why in uses.reasons.items())
@@ -173,7 +210,7 @@ def traced(model: Any, variables: Params, inputs: PyTree) -> Trace:
     if known is not None:
         return known
     _check_arrays(variables)
-    leaves, structure = jax.tree.flatten((variables, jax.tree.map(equations.one_example, inputs)))
+    leaves, structure = jax.tree.flatten((variables, equations.one_example(inputs)))
     avals = tuple(jax.api_util.shaped_abstractify(leaf) for leaf in leaves)
     return _traced(model, structure, avals)
 
@@ -191,6 +228,12 @@ def _check_arrays(variables: Params) -> None:
                 "Those of an Equinox module are eqx.partition(module, eqx.is_array)[0], to be "
                 "combined with the rest inside the function"
             )
+
+
+def _shape(layer: Layer) -> str:
+    shape = [str(n) for axis, n in enumerate(layer.kernel_shape) if axis != layer.stack]
+    times = "" if layer.stack is None else f"{layer.kernel_shape[layer.stack]} of "
+    return times + "x".join(shape)
 
 
 def _layer_name(kernel: str) -> str:
@@ -214,8 +257,9 @@ def _layer(model: Equations, uses: Uses, kernel: str, name: str) -> Layer:
         bias=bias,
         kernel_shape=shape,
         axes=axes.pop() if len(axes) == 1 else None,
+        stack=layers.stack(model, uses.uses[kernel]),
         parameters=math.prod(shape) + entries,
-        macs=sum(_macs(model, use.equation) for use in uses.uses[kernel]),
+        macs=sum(int(_macs(model, use.equation) * use.share) for use in uses.uses[kernel]),
         uses=tuple(uses.uses[kernel]),
         bias_uses=tuple(uses.bias_uses[bias]) if bias is not None else (),
     )

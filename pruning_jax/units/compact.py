@@ -94,7 +94,7 @@ def compact(
     tracing.check_variables(graph.trace.model, variables)
     _check_arrays(graph.trace.model, variables)
     _check_added(graph, added or {})
-    tracing.check_examples(graph.trace, variables)
+    tracing.check(graph.trace, variables)
     kept = rounded(graph, unit_masks, 1)
     zeros = masks.parameter_masks(graph, variables, kept)
     unit_masks = rounded(graph, kept, round_to)

@@ -119,7 +119,10 @@ def counts(graph: UnitGraph, unit_masks: UnitMasks = types.MappingProxyType({}))
     layers, others = [], dict(sizes)
     for layer in trace.layers:
         leaves = [leaf for leaf in (layer.kernel, layer.bias) if leaf in others]
-        macs = sum(_macs(graph, unit_masks, use.equation, layer.kernel, stay) for use in layer.uses)
+        uses = (
+            (use, _macs(graph, unit_masks, use.equation, layer.kernel, stay)) for use in layer.uses
+        )
+        macs = sum(int(macs * use.share) for use, macs in uses)
         dense = sum(others.pop(leaf) for leaf in leaves)
         kept = sum(left[leaf] for leaf in leaves)
         layers.append(Count(layer.name, dense, layer.macs, kept, macs))

@@ -354,7 +354,8 @@ class _Plan:
         if maker is None:
             return "they are the network's inputs"
         if maker:
-            why = dict(self.walk.trace.unsupported).get(maker, "its use is not understood")
+            reasons = dict(self.walk.trace.unsupported)
+            why = reasons.get(maker, "it is one part of a kernel that several leaves make")
             return f"{maker!r} makes them, a kernel that cannot be read: {why}"
         return f"they come into {entry.layer} from a layer by a way that is not understood"
 

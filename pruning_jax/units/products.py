@@ -100,6 +100,8 @@ def _layer(walk: Walk, number: int, equation: Equation) -> None:
     walk.split(value, (*contracted[side], *batched[side]))
     walk.split(kernel, (*contracted[1 - side], *batched[1 - side]))
     for axis, other in zip(contracted[side], contracted[1 - side], strict=True):
+        if value in walk.model.states and walk.numbers.get(value) == 0.0:
+            continue  # zeros, with which a loop begins, are of any units
         _enter(walk, number, (value, axis), (kernel, other))
     found = []
     for place, (axis, other) in enumerate(zip(batched[side], batched[1 - side], strict=True)):

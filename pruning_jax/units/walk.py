@@ -83,7 +83,8 @@ class Walk:
 
     def __init__(self, trace: Trace) -> None:
         self.trace, self.model = trace, trace.model
-        self.layers = {use.equation: layer for layer in trace.layers for use in layer.uses}
+        uses = ((use, layer) for layer in trace.layers for use in layer.uses)
+        self.layers = {use.equation: layer for use, layer in uses if use.share == 1}
         self.fields: dict[int, Fields] = {}
         self.numbers: dict[int, float] = {}
         self.parametric = set(self.model.leaves.values())
