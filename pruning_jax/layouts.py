@@ -5,9 +5,14 @@ axes of outputs, or of inputs. What depends on which they are is given a trace, 
 """
 
 import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
 
 from pruning_jax import choices
 from pruning_jax.tracing import Axes, Layer, Trace, layers
+from pruning_jax.types import Array
 
 PARAMS = "params"
 """The collection that trained leaves are in, of variables that have several."""
@@ -132,6 +137,45 @@ def stack(trace: Trace, name: str, shape: tuple[int, ...]) -> int | None:
     path = leaf_of(trace, name, shape)
     found = (layer.stack for layer in trace.layers if path == layer.kernel)
     return next(found, None)
+
+
+class LeafLayer(NamedTuple):
+    """A layer: a leaf by its number, or where it stacks several, the one at a place of it."""
+
+    name: str
+    leaf: int
+    place: tuple = ()
+
+    def of(self, leaves: list) -> Array | None:
+        leaf = leaves[self.leaf]
+        return leaf[self.place] if self.place and leaf is not None else leaf
+
+
+def leaf_layers(trace: Trace | None, leaves: Mapping[str, Array]) -> list[LeafLayer]:
+    """The layers of leaves by their names; a leaf is one, but where a scan stacks several."""
+    found = []
+    for number, (name, leaf) in enumerate(leaves.items()):
+        axis = None if trace is None else stack(trace, name, leaf.shape)
+        if axis is None:
+            found.append(LeafLayer(name, number))
+        else:
+            first = (slice(None),) * axis
+            found += [
+                LeafLayer(f"{name}[{i}]", number, (*first, i)) for i in range(leaf.shape[axis])
+            ]
+    return found
+
+
+def together(parts_of: list[LeafLayer], masks: list[Array]) -> list[Array]:
+    """The masks of leaves, of those of their layers."""
+    found: dict[int, list[Array]] = {}
+    for layer, mask in zip(parts_of, masks, strict=True):
+        found.setdefault(layer.leaf, []).append(mask)
+    places = {layer.leaf: layer.place for layer in parts_of}
+    return [
+        jnp.stack(parts, len(places[leaf]) - 1) if places[leaf] else parts[0]
+        for leaf, parts in found.items()
+    ]
 
 
 def _merged(trace: Trace, layer: Layer) -> tuple[int, int] | None:

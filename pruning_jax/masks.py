@@ -64,7 +64,8 @@ def from_scores(
     choices.check("scope", scope, SCOPES)
     paths, leaves = _checked_scores(scores)
     before = _checked_masks(scores, masks)
-    layers = _layers(None if scope == "global" else trace, dict(zip(paths, leaves, strict=True)))
+    named = dict(zip(paths, leaves, strict=True))
+    layers = layouts.leaf_layers(None if scope == "global" else trace, named)
     names = [layer.name for layer in layers]
     parts, earlier = ([layer.of(arrays) for layer in layers] for arrays in (leaves, before))
     shapes = [part.shape for part in parts]
@@ -82,46 +83,10 @@ def from_scores(
         )
         for i, mask in zip(group, kept, strict=True):
             masks[i] = mask
-    result = jax.tree.unflatten(jax.tree.structure(scores), _together(layers, masks))
+    result = jax.tree.unflatten(jax.tree.structure(scores), layouts.together(layers, masks))
     if not allow_empty_layers and not _is_traced(result):
         _refuse_empty(empty_layers(result, trace), sparsity)
     return result
-
-
-class _Layer(NamedTuple):
-    """A layer: a leaf by its number, or where it stacks several, the one at a place of it."""
-
-    name: str
-    leaf: int
-    place: tuple = ()
-
-    def of(self, leaves: list) -> Array | None:
-        leaf = leaves[self.leaf]
-        return leaf[self.place] if self.place and leaf is not None else leaf
-
-
-def _layers(trace: Trace | None, leaves: dict[str, Array]) -> list[_Layer]:
-    layers = []
-    for number, (name, leaf) in enumerate(leaves.items()):
-        axis = None if trace is None else layouts.stack(trace, name, leaf.shape)
-        if axis is None:
-            layers.append(_Layer(name, number))
-        else:
-            first = (slice(None),) * axis
-            layers += [_Layer(f"{name}[{i}]", number, (*first, i)) for i in range(leaf.shape[axis])]
-    return layers
-
-
-def _together(layers: list[_Layer], masks: list[Array]) -> list[Array]:
-    """The masks of leaves, of those of their layers."""
-    found: dict[int, list[Array]] = {}
-    for layer, mask in zip(layers, masks, strict=True):
-        found.setdefault(layer.leaf, []).append(mask)
-    places = {layer.leaf: layer.place for layer in layers}
-    return [
-        jnp.stack(parts, len(places[leaf]) - 1) if places[leaf] else parts[0]
-        for leaf, parts in found.items()
-    ]
 
 
 def n_of_m(
@@ -373,7 +338,7 @@ def counts(masks: Masks, trace: Trace | None = None) -> dict[str, Count]:
     if trace is not None:
         order = layouts.in_order(trace, {name: mask.shape for name, mask in leaves.items()})
         leaves = {name: leaves[name] for name in order}
-    layers, arrays = _layers(trace, leaves), [*leaves.values()]
+    layers, arrays = layouts.leaf_layers(trace, leaves), [*leaves.values()]
     masks = {layer.name: layer.of(arrays) for layer in layers}
     return {
         name: Count(mask.size, mask.size - int(_count_true(mask))) for name, mask in masks.items()

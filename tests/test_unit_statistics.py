@@ -364,10 +364,10 @@ STATED = {
     "alternates": "depends on Python-side state",
     "switches": "depends on Python-side state",
     "grows": "runs other operations .* Python-side state",
-    "draws": "a constant of add changes, equation 2 of the model, .*Python-side state",
-    "draws_when_compiled": "a constant of add changes, equation 2 of the model",
+    "draws": "a constant of broadcast_in_dim changes, equation 1 of the model, .*Python-side state",
+    "draws_when_compiled": "a constant of broadcast_in_dim changes, equation 1 of the model",
     "draws_in_a_rule": "custom_jvp_call .* is not the same for several as for one: equation 1 ",
-    "draws_in_a_loop": "scan .* is not the same for several as for one: equation 2 ",
+    "draws_in_a_loop": "a constant of mul changes, equation 2 of the model",
 }
 
 

@@ -203,8 +203,9 @@ def unknown(kind):
             h = jnp.sort(h, axis=-1)
         elif kind == "cumsum":
             h = jnp.cumsum(h, axis=-1)
-        elif kind == "scan":
-            h, _ = jax.lax.scan(lambda h, _: (jnp.tanh(h @ v["b"]), None), h, None, length=2)
+        elif kind == "while":
+            looped = (lambda s: s[1] < 2, lambda s: (jnp.tanh(s[0] @ v["b"]), s[1] + 1), (h, 0))
+            h, _ = jax.lax.while_loop(*looped)
         elif kind == "fft":
             h = jnp.fft.fft(h).real
         elif kind == "raw input":
@@ -219,7 +220,7 @@ def unknown(kind):
     [
         ("sort", "sort goes over their axis"),
         ("cumsum", "cumsum goes over their axis"),
-        ("scan", "scan is not understood"),
+        ("while", "while is not understood"),
         ("fft", "fft is not understood"),
         ("raw input", "add makes them something else than zero"),
     ],
@@ -249,16 +250,17 @@ def test_units_that_cannot_be_taken_out_alone_are_not_prunable(name, reason):
 @pytest.mark.parametrize(
     "kind, reason",
     [
-        ("standardised", "'w' makes them, a kernel that cannot be read: it reaches dot_general"),
+        ("masked", "makes them, a kernel that cannot be read: 'w' and 'm' make a kernel together"),
         ("transformed", "they come into o from a layer by a way that is not understood"),
     ],
 )
 def test_units_made_by_no_layer_are_not_called_inputs(kind, reason):
     variables = {"w": draw(0, 4, 6), "b": draw(1, 6), "o": draw(2, 6, CLASSES)}
+    variables["m"] = draw(4, 4, 6)
 
     def apply_fn(v, x):
-        if kind == "standardised":
-            return jnp.tanh(x @ (v["w"] - v["w"].mean(0)) + v["b"]) @ v["o"]
+        if kind == "masked":
+            return jnp.tanh(x @ (v["w"] * v["m"]) + v["b"]) @ v["o"]
         return jnp.fft.fft(jnp.tanh(x @ v["w"] + v["b"])).real @ v["o"]
 
     graph = units.graph(tracing.trace(apply_fn, variables, draw(3, 5, 4)))
@@ -360,10 +362,10 @@ def test_a_leaf_that_is_a_kernel_of_inputs_and_of_units_is_not_prunable():
 
 
 def test_units_made_by_a_kernel_that_cannot_be_read_are_not_called_inputs():
-    variables = kernels(v=(4, 8), a=(8, 6), b=(6, 3))
+    variables = kernels(v=(4, 8), w=(4, 8), a=(8, 6), b=(6, 3))
 
     def apply_fn(v, x):
-        return jax.nn.relu(jnp.tanh(x @ (v["v"] / jnp.linalg.norm(v["v"]))) @ v["a"]) @ v["b"]
+        return jax.nn.relu(jnp.tanh(x @ (v["v"] * v["w"])) @ v["a"]) @ v["b"]
 
     graph = graph_of_function(apply_fn, variables, 5, 4)
     assert graph["into a"].reason.startswith("'v' makes them, a kernel that cannot be read")

@@ -359,8 +359,20 @@ def gradient_and_ggn(
     Args:
       model, variables, batches, loss, key, samples: as in `ggn_diagonal`.
 
+    Returns:
+      Two trees like the variables.
+
     Raises:
       ValueError: as `ggn_diagonal`.
+
+    Source: arXiv 2006.12279, section 3, whose quadratic model takes both.
+
+    >>> model = lambda variables, inputs: inputs @ variables["w"]
+    >>> batch = pj.Batch(jnp.array([[2.0]]), labels=jnp.array([0]))
+    >>> variables = {"w": jnp.zeros((1, 2))}
+    >>> gradient, ggn = pj.curvature.gradient_and_ggn(model, variables, batch)
+    >>> gradient["w"].tolist(), ggn["w"].round(3).tolist()
+    ([[-1.0, 1.0]], [[1.0, 1.0]])
     """
     found = _statistics(model, variables, batches, loss, key, samples, True)
     return found["gradient"], found["ggn"]

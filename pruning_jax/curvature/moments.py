@@ -65,6 +65,12 @@ def input_moments(
 
     Source: LeCun et al. 1990 and Hassibi and Stork 1993, whose Hessians of a layer's squared error
       these are; Frantar and Alistarh, arXiv 2208.11580.
+
+    >>> model = lambda variables, inputs: inputs @ variables["w"]
+    >>> batch = pj.Batch(jnp.array([[2.0, 0.0], [0.0, 1.0]]), labels=jnp.array([0, 1]))
+    >>> moments = pj.curvature.input_moments(model, {"w": jnp.zeros((2, 2))}, batch)
+    >>> moments["w"].tolist()
+    [[2.0, 0.0], [0.0, 0.5]]
     """
 
     def sums() -> Iterator[tuple[float | Array, PyTree]]:

@@ -171,7 +171,8 @@ def _difference(trace: Trace, variables: Params, inputs: PyTree) -> str:
         for a, b in zip(one.outputs, several.outputs, strict=True):
             if a in model.from_inputs and not _aligned(alone[a], together[b]):
                 what = "mixes examples, or is not the same for several as for one"
-                return f"{one.name} {what}: {place} {model.shape(a)} for one example"
+                where = f"{place} {model.shape(a)} for one example"
+                return f"{one.name} {what}: {where}; or {_STATE}"
     return f"the model's outputs are not those of its equations: {_STATE}"
 
 
