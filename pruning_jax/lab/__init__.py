@@ -1,1 +1,1 @@
-"""Running things: run directories, checkpoints, meshes, replicates, blocks, processes, sweeps."""
+"""Running things: jobs and trainings, tables, run directories, checkpoints, meshes, sweeps."""
