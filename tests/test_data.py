@@ -249,6 +249,13 @@ def test_a_dataset_whose_files_are_damaged_is_named(tfds_dir, tmp_path, wrong):
     assert wrong != "class" or "my_own.evil" in str(caught.value)
 
 
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    table = np.column_stack(load_digits(return_X_y=True))
+    np.testing.assert_array_equal(data.datasets._digits_table(), table)
+
+
 def test_a_fingerprint_is_of_the_stored_data():
     assert data.fingerprint("digits") == data.fingerprint("digits", None)
     assert data.fingerprint("digits") != data.fingerprint("digits_64x64x3")

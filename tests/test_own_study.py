@@ -10,6 +10,7 @@ from configs import digits
 from pruning_jax import studies
 from pruning_jax.lab import results
 from pruning_jax.lab.jobs import Lab
+from pruning_jax.studies import workloads
 
 PACKAGE = """
 import flax.linen as nn
@@ -70,7 +71,7 @@ def test_a_study_runs_on_a_model_and_data_of_an_installed_package(tmp_path):
 
 
 def test_a_run_keeps_a_digest_of_the_user_s_data_and_code(tmp_path):
-    found = studies.comparison.workloads.surroundings(config())
+    found = workloads.surroundings(config())
     assert set(found["code"]) == {"own_package:load", "own_package:build"}
     asked = {"study": "comparison", "surroundings": found}
     results.open_run(tmp_path / "run", config(), **asked).close()

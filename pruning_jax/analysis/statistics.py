@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy  # its parts are imported when they are used
 from numpy.typing import ArrayLike
-from scipy import stats
 
 Alternative = Literal["less", "greater"]
 
@@ -47,10 +47,10 @@ def _check_margin(margin: float) -> None:
 
 def _upper_tail(shift: float, sample: np.ndarray) -> float:
     """One-sided p of a t test whose mean stands `shift` above the bound it is to exceed."""
-    error = stats.sem(sample)
+    error = scipy.stats.sem(sample)
     if error == 0:
         return 0.0 if shift > 0 else 1.0
-    return float(stats.t.sf(shift / error, sample.size - 1))
+    return float(scipy.stats.t.sf(shift / error, sample.size - 1))
 
 
 def lower_bound(values: ArrayLike, confidence: float = 0.95) -> float:
@@ -67,7 +67,9 @@ def lower_bound(values: ArrayLike, confidence: float = 0.95) -> float:
     """
     sample = _sample(values)
     _check_confidence(confidence)
-    return float(sample.mean() - stats.t.ppf(confidence, sample.size - 1) * stats.sem(sample))
+    return float(
+        sample.mean() - scipy.stats.t.ppf(confidence, sample.size - 1) * scipy.stats.sem(sample)
+    )
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -126,7 +128,7 @@ def sign_flip_test(differences: ArrayLike, alternative: Alternative) -> float:
         raise ValueError(
             f"differences has {sample.size} values; enumeration stops at {MOST_SIGN_FLIPS}"
         )
-    result = stats.permutation_test(
+    result = scipy.stats.permutation_test(
         (sample,),
         np.mean,
         permutation_type="samples",
@@ -244,9 +246,9 @@ def bootstrap_interval(
         return value
 
     seeds = np.arange(lengths.pop())
-    quantile = stats.t.ppf((1 + confidence) / 2, seeds.size - 1)
-    tail = stats.norm.cdf(-quantile * np.sqrt(seeds.size / (seeds.size - 1)))
-    result = stats.bootstrap(
+    quantile = scipy.stats.t.ppf((1 + confidence) / 2, seeds.size - 1)
+    tail = scipy.stats.norm.cdf(-quantile * np.sqrt(seeds.size / (seeds.size - 1)))
+    result = scipy.stats.bootstrap(
         (seeds,),
         of_seeds,
         vectorized=False,
@@ -273,4 +275,4 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
         raise ValueError(f"x holds {first.size} values and y {second.size}; they must be pairs")
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         raise ValueError("x or y holds one value throughout; ranks need values that differ")
-    return float(stats.spearmanr(first, second).statistic)
+    return float(scipy.stats.spearmanr(first, second).statistic)

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import scipy
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
-from scipy.interpolate import RegularGridInterpolator
 
 from pruning_jax.figures import planes
 from pruning_jax.figures.planes import ALONG, COLOURS, PATHS, Limits, Points
@@ -121,7 +121,9 @@ def surface(
     heights = np.where(np.isfinite(values), values, np.nan)
     low, high = limits or (np.nanmin(heights), np.nanmax(heights))
     heights = np.clip(heights, low, high)
-    over = RegularGridInterpolator((y, x), heights, bounds_error=False, fill_value=np.nan)
+    over = scipy.interpolate.RegularGridInterpolator(
+        (y, x), heights, bounds_error=False, fill_value=np.nan
+    )
 
     def scatter(name: str, at: ArrayLike, **look: Any) -> Any:
         at = np.reshape(np.asarray(at, dtype=float), (-1, 2))

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are imported when they are used
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from pruning_jax.measurements import Row
 
@@ -24,7 +24,7 @@ def interval(values: ArrayLike) -> tuple[float, float, float]:
     sample = np.asarray(values, dtype=float)
     if sample.size < 2:
         return (float(sample.mean()),) * 3
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, sample.size - 1)
+    quantile = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, sample.size - 1)
     half = quantile * sample.std(ddof=1) / math.sqrt(sample.size)
     return float(sample.mean()), float(sample.mean() - half), float(sample.mean() + half)
 

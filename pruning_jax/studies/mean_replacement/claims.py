@@ -7,7 +7,7 @@ the first that was.
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts are imported when they are used
 
 from pruning_jax.analysis import claims
 from pruning_jax.analysis.claims import Claim, Gate
@@ -121,7 +121,9 @@ def folding_helps(rows: list[Row], workload: Workload) -> Finding:
     ]
     every = np.concatenate([*changes.values()], axis=1)
     with np.errstate(invalid="ignore"):
-        p_values = stats.ttest_1samp(every, 0, axis=0).pvalue if len(every) > 1 else np.ones(1)
+        p_values = (
+            scipy.stats.ttest_1samp(every, 0, axis=0).pvalue if len(every) > 1 else np.ones(1)
+        )
     sure = every[:, np.nan_to_num(p_values, nan=1.0) < claims.LEVEL]
     told = Gate(
         "resolution", float(sure.shape[1]), "some setting differs beyond chance", bool(sure.size)

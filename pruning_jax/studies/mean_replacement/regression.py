@@ -4,7 +4,7 @@ import functools
 
 import jax
 import numpy as np
-from scipy import optimize
+import scipy
 
 from pruning_jax import tracing
 from pruning_jax.tracing import Trace
@@ -57,7 +57,7 @@ def relative_errors(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
             change = np.outer(column - constant, weight)
             return np.mean(np.sum(change * (2 * residual + change), axis=1))
 
-        found = optimize.minimize_scalar(penalty, bracket=(column.min(), column.max())).x
+        found = scipy.optimize.minimize_scalar(penalty, bracket=(column.min(), column.max())).x
         errors.append(abs(found - column.mean()) / abs(column.mean()))
     return np.array(errors)
 
