@@ -94,7 +94,7 @@ def test_exact_diagonal_is_that_of_the_dense_matrix_in_double_precision(name):
 
 CUT = {
     "scanned": 6,
-    "scanned_transformer": 10,
+    "scanned_transformer": 16,
     "gru": 4,
     "nnx_stack": 6,
     "ensemble": 6,
@@ -149,14 +149,11 @@ def test_a_layer_of_a_stack_is_not_emptied_silently():
     _, variables, _, trace = traced("scanned")
     scores = jax.tree.map(jnp.ones_like, trees.select(variables, trace.kernels))
     scores["stack"]["w"] = scores["stack"]["w"].at[1].set(0.0)
-    options = {"kernels": trace.kernels, "trace": trace}
     with pytest.raises(ValueError, match=r"every weight of stack/w\[1\]"):
         masks.from_scores(scores, 0.3, trace=trace)
     found = masks.from_scores(scores, 0.3, trace=trace, allow_empty_layers=True)
     assert masks.empty_layers(found, trace) == ["stack/w[1]"]
-    kept = pruning.prune(
-        stacked_networks.scanned()[0], variables, "magnitude", 0.5, scope="layer", **options
-    )
+    kept = pruning.prune(trace, variables, "magnitude", 0.5, scope="layer", kernels=trace.kernels)
     counts = masks.counts(kept, trace)
     assert {counts[f"stack/w[{i}]"].removed for i in range(3)} == {18}
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from pruning_jax.curvature import layer_gradients
 from pruning_jax.tracing import Equation, Equations, Trace, Use
 from pruning_jax.units import elementwise
@@ -50,12 +52,17 @@ def tail(trace: Trace, uses: Mapping[str, Sequence[Use]], columns: int) -> Tail:
         needed = (needed | set(equation.inputs)) & model.from_inputs - set(equation.outputs)
         start = None if needed <= set(model.inputs) else min(needed)
         leaves = _leaves(model, uses, passed, positions)
-        if leaves is None or (start is not None and len(needed) > 1):
+        if leaves is None or (start is not None and not _can_start(model, needed)):
             continue
         width = 0 if start is None else math.prod(model.shape(start)) // positions
         if positions > 1 and min(width, columns) <= fewest or 0 < width < fewest:
             best, fewest = Tail(start, leaves), min(width, columns)
     return best
+
+
+def _can_start(model: Equations, values: set[int]) -> bool:
+    """Whether a tail can begin at values: at one, which has derivatives."""
+    return len(values) == 1 and jnp.issubdtype(model.avals[min(values)].dtype, jnp.inexact)
 
 
 def _leaves(

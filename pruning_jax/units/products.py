@@ -13,10 +13,17 @@ from pruning_jax.units.walk import NORM, Entry, Link, Meeting, Walk
 UNREAD = "a kernel that cannot be read multiplies them in {}"
 
 
-def _enter(walk: Walk, number: int, data: tuple[int, int], kernel: tuple[int, int]) -> None:
+def _enter(
+    walk: Walk,
+    number: int,
+    data: tuple[int, int],
+    kernel: tuple[int, int],
+    labelled: bool = True,
+) -> None:
     """Notes that a kernel's input axis multiplies an axis of the data: (value, axis) of both."""
     layer, value = walk.layers[number], data[0]
     ours, theirs = (labels.on(walk.fields.get(v, ()), axis) for v, axis in (data, kernel))
+    ours = ours if labelled else []
     fields = [walk.fields[value][index] for index in ours]
     weight = walk.fields[kernel[0]][theirs[0]] if len(theirs) == 1 else None
     source = _own(weight, layer.kernel) if weight is not None else None
@@ -100,9 +107,9 @@ def _layer(walk: Walk, number: int, equation: Equation) -> None:
     walk.split(value, (*contracted[side], *batched[side]))
     walk.split(kernel, (*contracted[1 - side], *batched[1 - side]))
     for axis, other in zip(contracted[side], contracted[1 - side], strict=True):
-        if value in walk.model.states and walk.numbers.get(value) == 0.0:
-            continue  # zeros, with which a loop begins, are of any units
-        _enter(walk, number, (value, axis), (kernel, other))
+        begins = value in walk.model.states  # a loop, with zeros of any units, or with no units
+        if not begins or walk.numbers.get(value) != 0.0:
+            _enter(walk, number, (value, axis), (kernel, other), labelled=not begins)
     found = []
     for place, (axis, other) in enumerate(zip(batched[side], batched[1 - side], strict=True)):
         ours, theirs = (
