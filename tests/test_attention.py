@@ -201,3 +201,50 @@ def test_a_norm_over_the_stream_names_why_its_width_stays():
     variables = {"w": draw(0, WIDTH, 8), "o": draw(1, 8, CLASSES)}
     graph = units.graph(tracing.trace(apply_fn, variables, draw(2, *attention_networks.INPUTS)))
     assert "reduce_sum mixes them, and o reads them with no scale of theirs" in graph["w"].reason
+
+
+def merged(names, function):
+    """Attention whose kernels make heads and channels on one axis."""
+    size = HEADS * CHANNELS
+    variables = {name: draw(i, WIDTH, size) for i, name in enumerate("qkv")}
+    variables |= {"o": draw(3, size, CLASSES)} | names
+
+    def apply_fn(v, x):
+        q, k, values = ((x @ v[name]).reshape(*x.shape[:2], HEADS, CHANNELS) for name in "qkv")
+        out = function(v, q, k, values).reshape(*x.shape[:2], size)
+        return out.mean(1) @ v["o"]
+
+    return apply_fn, variables, draw(4, *attention_networks.INPUTS)
+
+
+def test_a_norm_of_the_channels_of_one_merged_axis_is_refused_by_name():
+    def normed(v, q, k, values):
+        q, k = (a / jnp.sqrt((a**2).mean(-1, keepdims=True) + 1e-6) * v["s"] for a in (q, k))
+        return attention_networks.attended(q, k, values)
+
+    graph = units.graph(tracing.trace(*merged({"s": 1 + draw(5, CHANNELS)}, normed)))
+    assert "mixes positions of an axis that is heads and channels elsewhere" in graph["q"].reason
+    assert [space.name for space in graph.prunable] == ["v"]
+
+
+def test_slopes_that_are_subtracted_are_parameters_and_no_running_moments():
+    """ALiBi: a slope a head, times the distance."""
+
+    def apply_fn(v, x):
+        q, k, values = (jnp.einsum("ntc,chd->nthd", x, v[name]) for name in "qkv")
+        distance = jnp.abs(jnp.arange(TOKENS)[:, None] - jnp.arange(TOKENS)[None])
+        scores = jnp.einsum("nthd,nshd->nhts", q, k) - v["slope"][:, None, None] * distance
+        out = jnp.einsum("nhts,nshd->nthd", jax.nn.softmax(scores), values)
+        return jnp.einsum("nthd,hdc->nc", out, v["o"])
+
+    variables = {name: draw(i, WIDTH, HEADS, CHANNELS) for i, name in enumerate("qkv")}
+    variables |= {"slope": draw(3, HEADS), "o": draw(4, HEADS, CHANNELS, CLASSES)}
+    inputs = draw(5, *attention_networks.INPUTS)
+    graph = units.graph(tracing.trace(apply_fn, variables, inputs))
+    keep = {"q": np.array([True, True, False, True])}
+    small = units.compact(graph, variables, keep)
+    counts = units.counts(graph, keep).total
+    assert counts.parameters == sum(leaf.size for leaf in variables.values())
+    assert counts.kept_parameters == sum(leaf.size for leaf in small.variables.values())
+    expected = apply_fn(units.apply_masks(graph, variables, keep), inputs)
+    assert_close(small.apply_fn(small.variables, inputs), expected, NETWORK)

@@ -160,7 +160,11 @@ def _parameters(graph: UnitGraph) -> list[str]:
     model = graph.trace.model
     used = {value for equation in model.equations for value in equation.inputs}
     moments = {
-        part.leaf for space in graph.spaces for part in space.producers if part.role in STATISTICS
+        part.leaf
+        for space in graph.spaces
+        if "variance" in {part.role for part in space.producers}
+        for part in space.producers
+        if part.role in STATISTICS
     }
     return [
         leaf

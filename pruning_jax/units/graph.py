@@ -128,6 +128,15 @@ class _Plan:
         for reason, atoms in walked.blocked:
             for space in self.spaces_of(atoms):
                 self.reasons.setdefault(space, reason)
+        for mixing in walked.mixings:
+            if any(source in walked.parts for source, _ in mixing.field.sources):
+                name = walked.model.equations[mixing.equation].name
+                for space in self.spaces_of(mixing.field.atoms):
+                    self.reasons.setdefault(
+                        space,
+                        f"{name} mixes positions of an axis that is heads and channels elsewhere; "
+                        "give its kernel an axis for each, (inputs, heads, channels)",
+                    )
         self.mixed: dict[int, str] = {}
         self._follow_mixing()
         self.unmasked = frozenset(
@@ -329,7 +338,7 @@ class _Plan:
             return "their axis is split where it is read"
         if NORM in lost:
             reader = next((e.layer for e in entries if self._zero(e) == NORM), "a product")
-            mixer = self.mixed[number]
+            mixer = self.mixed.get(number, NORM)
             return f"{mixer} mixes them, and {reader} reads them with no scale of theirs between"
         if any(zero != zero for zero in zeros):
             return "their slices at zero give no finite number"

@@ -8,6 +8,9 @@ import numpy as np
 NONE = -1
 """The label of a position that is no unit's."""
 
+CHANGED, PLAIN, ROOT = range(3)
+"""What was done to a leaf: anything; no more than rearranging and scaling; a square root."""
+
 Number = float | str | None
 """What all entries are; the primitive after which that is not known, or ``None``."""
 
@@ -51,14 +54,14 @@ class Field(NamedTuple):
     Attributes:
       axes: the axes, several where one was split.
       atoms: integers of those axes' shape.
-      sources: the leaves that have a part in the entries, each with whether it was only
-        rearranged on its way there.
+      sources: the leaves that have a part in the entries, each with what was done to it on its way
+        there: `PLAIN`, `ROOT` or `CHANGED`.
       at_zero: gives what the entries are, from what those of earlier arrays are.
     """
 
     axes: tuple[int, ...]
     atoms: np.ndarray
-    sources: frozenset[tuple[Source, bool]]
+    sources: frozenset[tuple[Source, int]]
     at_zero: Callable[[Zeros], tuple[Number, Number]]
 
 

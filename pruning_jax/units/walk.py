@@ -9,7 +9,17 @@ import numpy as np
 
 from pruning_jax.tracing import Equation, Trace
 from pruning_jax.units import elementwise
-from pruning_jax.units.labels import NONE, Field, Fields, Number, Source, Zeros
+from pruning_jax.units.labels import (
+    CHANGED,
+    NONE,
+    PLAIN,
+    ROOT,
+    Field,
+    Fields,
+    Number,
+    Source,
+    Zeros,
+)
 
 NORM = "a norm of the units"
 """Why a value is not known to be zero: a leaf stays as it is, for its units are mixed."""
@@ -122,7 +132,7 @@ class Walk:
         """The field of a leaf's axes, each of whose positions is an atom."""
         source = self.source(leaf, axes, math.prod(shape))
         atoms = source.atoms(math.prod(shape)).reshape(shape)
-        return Field(axes, atoms, frozenset([(source, True)]), lambda zeros: (0.0, 0.0))
+        return Field(axes, atoms, frozenset([(source, PLAIN)]), lambda zeros: (0.0, 0.0))
 
     def shape(self, value: int) -> tuple[int, ...]:
         return self.model.shape(value)
@@ -196,9 +206,13 @@ class Walk:
                 if on_data or function in elementwise.SAME or function in ("mul", "neg"):
                     slot.sources |= field.sources
                 else:
-                    slot.sources |= {(source, False) for source, _ in field.sources}
-                for source, plain in sorted(field.sources) if added else ():
-                    role = _role(function, plain, inputs.index(value))
+                    rooted = function in ("sqrt", "rsqrt", "pow")
+                    slot.sources |= {
+                        (source, ROOT if rooted or way == ROOT else CHANGED)
+                        for source, way in field.sources
+                    }
+                for source, way in sorted(field.sources) if added else ():
+                    role = _role(function, way, inputs.index(value))
                     self.links.append(Link(number, source, role))
         self.fields[result] = tuple(
             Field(slot.axes, slot.atoms, slot.sources, self._computed(function, equation, slot))
@@ -288,7 +302,7 @@ class Walk:
             places = np.arange(field.atoms.shape[dimension])
             shape = [-1 if place == dimension else 1 for place in range(len(field.axes))]
             digits[field.atoms - first.start] = places.reshape(shape)
-            parts = [(self.part(source, digits), plain) for source, plain in sorted(field.sources)]
+            parts = [(self.part(source, digits), way) for source, way in sorted(field.sources)]
             blocks = [part.start + places for part, _ in parts]
             for block in blocks[1:]:
                 self.unite(blocks[0], block)
@@ -354,7 +368,7 @@ class _Slot:
 
     def __init__(self, axes: tuple[int, ...], atoms: np.ndarray) -> None:
         self.axes, self.atoms = axes, atoms
-        self.sources: frozenset[tuple[Source, bool]] = frozenset()
+        self.sources: frozenset[tuple[Source, int]] = frozenset()
         self.fields: dict[int, int] = {}
 
 
@@ -370,9 +384,9 @@ def _apply(function: Any, equation: Equation, numbers: list[Number]) -> Number:
     return (*lost, equation.name)[0] if found is None else found
 
 
-def _role(function: Any, plain: bool, position: int) -> str:
+def _role(function: Any, way: int, position: int) -> str:
     if function in ("mul", "div"):
-        return "scale" if plain else "variance"
+        return "variance" if way == ROOT else "scale"
     if function == "sub" and position == 1:
         return "mean"
     return "bias" if function in ("add", "add_any", "sub") else "scale"
