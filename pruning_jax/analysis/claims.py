@@ -243,7 +243,7 @@ def check(claim: Claim) -> Claim:
             raise ValueError(f"{where}: a number of {part.label!r} is not finite")
         if not all(0 <= p <= 1 for p in (part.p_value, part.p_opposite)):
             raise ValueError(f"{where}: a p-value of {part.label!r} lies outside [0, 1]")
-    allowed = verdict_of(claim.parts, claim.gates) if claim.n > 1 else "undecided"
+    allowed = verdict_of(claim.parts, claim.gates) if claim.parts else "undecided"
     if claim.verdict != allowed:
         raise ValueError(f"{where}: its parts and gates say {allowed!r}, not {claim.verdict!r}")
     unfit = any(gate.met is False and gate.unfits for gate in claim.gates)

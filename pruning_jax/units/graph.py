@@ -124,19 +124,7 @@ class _Plan:
             for value, index in meeting.sides:
                 for space in self.spaces_of(walked.fields[value][index].atoms):
                     self.meetings.setdefault(space, []).append(meeting)
-        self.reasons: dict[int, str] = {}
-        for reason, atoms in walked.blocked:
-            for space in self.spaces_of(atoms):
-                self.reasons.setdefault(space, reason)
-        for mixing in walked.mixings:
-            if any(source in walked.parts for source, _ in mixing.field.sources):
-                name = walked.model.equations[mixing.equation].name
-                for space in self.spaces_of(mixing.field.atoms):
-                    self.reasons.setdefault(
-                        space,
-                        f"{name} mixes positions of an axis that is heads and channels elsewhere; "
-                        "give its kernel an axis for each, (inputs, heads, channels)",
-                    )
+        self.reasons = self._blocked()
         self.mixed: dict[int, str] = {}
         self._follow_mixing()
         self.unmasked = frozenset(
@@ -148,6 +136,21 @@ class _Plan:
         self.zeros = walked.zeros(self.unmasked)
         fields = labelled(walked, self.zeros)
         self.labels = dataclasses.replace(self.labels, fields=fields, unmasked=self.unmasked)
+
+    def _blocked(self) -> dict[int, str]:
+        """Space -> why its units may not be pruned, of those that something stands against."""
+        reasons: dict[int, str] = {}
+        blocked = list(self.walk.blocked)
+        for mixing in self.walk.mixings:
+            if any(source in self.walk.parts for source, _ in mixing.field.sources):
+                name = self.walk.model.equations[mixing.equation].name
+                why = f"{name} mixes positions of an axis that is heads and channels elsewhere; "
+                why += "give its kernel an axis for each, (inputs, heads, channels)"
+                blocked.append((why, mixing.field.atoms))
+        for reason, atoms in blocked:
+            for space in self.spaces_of(atoms):
+                reasons.setdefault(space, reason)
+        return reasons
 
     def _follow_mixing(self) -> None:
         """Follows what units were reduced into until it meets the units themselves again.
