@@ -145,7 +145,9 @@ def test_early_stopping_has_a_bar_for_each_epoch_and_criterion(work, rows):
         assert len(ax.patches) == 6
         assert [tick.get_text() for tick in ax.get_xticklabels()] == ["5", "100", "best"]
     assert labels(figure) == ["OBD", "quadratic (QM)"]
-    assert figure.axes[1].patches[0].get_height() == pytest.approx(1.83 * 1.2 * 0.8 * 1.4, abs=0.05)
+    assert figure.axes[1].patches[0].get_height() == pytest.approx(
+        1.83 * 1.04 * 0.8 * 1.4, abs=0.05
+    )
 
 
 def test_any_beginning_of_a_run_is_drawn(work, rows):

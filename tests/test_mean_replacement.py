@@ -287,19 +287,7 @@ def test_an_interrupted_run_ends_like_a_whole_one(finished, tmp_path, monkeypatc
 def test_claims_and_figures_are_written(finished, drawn):
     _, session, _ = finished
     claims = results.read(session.run.path).claims
-    assert [claim["id"] for claim in claims] == [
-        "M1",
-        "M1",
-        "M2",
-        "M2",
-        "M3",
-        "M3",
-        "M4",
-        "M4",
-        "M5",
-        "M6",
-        "M7",
-    ]
+    assert [claim["id"] for claim in claims] == [f"M{number}" for number in range(1, 8)]
     assert len(drawn) >= 6
     saved = {path.name for path in (session.run.path / "figures").iterdir()}
     assert saved == {f"{drawn[0]}.svg", f"{drawn[0]}.png"}
