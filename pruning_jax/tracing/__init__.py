@@ -9,6 +9,7 @@ from pruning_jax.tracing.equations import Equations as Equations
 from pruning_jax.tracing.equations import Handler as Handler
 from pruning_jax.tracing.equations import bind as bind
 from pruning_jax.tracing.equations import evaluate as evaluate
+from pruning_jax.tracing.equations import is_literal as is_literal
 from pruning_jax.tracing.equations import merged as merged
 from pruning_jax.tracing.equations import over_examples as over_examples
 from pruning_jax.tracing.equations import read as read

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from pruning_jax import trees
 from pruning_jax.types import ApplyFn, Array, Params, PyTree
@@ -30,6 +29,11 @@ Calls with a derivative rule of their own (``custom_jvp_call``) stay whole, to k
 
 UNROLLED = 10_000
 """The most equations that a scan is unrolled to; a longer one stays whole."""
+
+
+def is_literal(atom: Any) -> bool:
+    """Whether an operand in a jaxpr is a number written there; importing its class takes long."""
+    return hasattr(atom, "val")
 
 
 def _tiled(array: Array, *, reps: Sequence[int]) -> Array:
@@ -171,7 +175,7 @@ class _Flattening:
             numbers[variable] = self.constant(variable.aval, array)
 
         def look_up(atom: Any) -> int:
-            if isinstance(atom, core.Literal):
+            if is_literal(atom):
                 return self.constant(atom.aval, atom.val)
             return numbers[atom]
 

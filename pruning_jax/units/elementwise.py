@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jax.extend import core
 
+from pruning_jax import tracing
 from pruning_jax.tracing import Equation
 
 Number = float | None
@@ -155,7 +155,7 @@ def _evaluate(body: Any, numbers: list[Number]) -> Number:
     known = dict(zip(body.invars, numbers, strict=True))
 
     def number(atom: Any) -> Number:
-        if isinstance(atom, core.Literal):
+        if tracing.is_literal(atom):
             return float(atom.val) if np.size(atom.val) == 1 else None
         return known.get(atom)
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend import core
 
 from pruning_jax import tracing
 from pruning_jax.tracing import Equation
@@ -195,7 +194,7 @@ def _inlined(body: Any, operands: Sequence[Array], shape: tuple[int, ...]) -> li
     known |= zip(jaxpr.constvars, getattr(body, "consts", []), strict=False)
 
     def array(atom: Any) -> Array:
-        literal = isinstance(atom, core.Literal)
+        literal = tracing.is_literal(atom)
         value = jnp.asarray(atom.val, atom.aval.dtype) if literal else known[atom]
         return jnp.broadcast_to(value, shape) if atom.aval.shape else value
 

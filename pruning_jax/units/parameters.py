@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend import core
 
 from pruning_jax import tracing
 from pruning_jax.tracing import Equations
@@ -50,5 +49,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _read(body: Any) -> Equations:
+    from jax.extend import core  # it takes a tenth of the time of importing JAX
+
     avals = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in body.in_avals]
     return tracing.read(core.jaxpr_as_fun(body), *avals)
