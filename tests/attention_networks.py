@@ -136,6 +136,25 @@ def grouped(repeated):
     return make
 
 
+def normed():
+    """As today's decoders: one axis of heads and channels, each head's norm, rotary positions."""
+    sizes = {"q": 4 * HEADS, "k": 4 * 2, "v": 4 * 2}
+    variables = {name: draw(i, WIDTH, size) for i, (name, size) in enumerate(sizes.items())}
+    variables |= {"q_scale": 1 + 0.3 * draw(3, 4), "k_scale": 1 + 0.3 * draw(4, 4)}
+    variables |= {"o": draw(5, 4 * HEADS, CLASSES)}
+
+    def norm(array, scale):
+        return array / jnp.sqrt((array**2).mean(-1, keepdims=True) + 1e-6) * scale
+
+    def apply_fn(v, x):
+        q, k, values = ((x @ v[name]).reshape(*x.shape[:2], -1, 4) for name in "qkv")
+        q, k = turned(norm(q, v["q_scale"])), turned(norm(k, v["k_scale"]))
+        out = attended(q, *(jnp.repeat(array, 2, axis=2) for array in (k, values)))
+        return out.reshape(*x.shape[:2], -1).mean(1) @ v["o"]
+
+    return apply_fn, variables, draw(6, *INPUTS)
+
+
 def library():
     """JAX's own attention, with a leaf that scales the channels of queries."""
     shape = (WIDTH, HEADS, CHANNELS)
@@ -214,4 +233,5 @@ ATTENTION = {
     "repeated": grouped(repeated=True),
     "grouped": grouped(repeated=False),
     "also_whole": also_whole,
+    "normed": normed,
 }

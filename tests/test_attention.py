@@ -26,6 +26,7 @@ SPACES = {
     "repeated": {"q": 2, "q_2": 2, "v": 4},
     "grouped": {"q": 2, "q_3": 2, "v": 4},
     "also_whole": {"q": HEADS, "q_2": CHANNELS, "v": CHANNELS},
+    "normed": {"q": 2, "q_2": 2, "v": 4},
     "graph_net": {"a": 8, "b": 7},
     "pooled": {"a": 8},
     "experts": {"up": 3, "up_2": 8},
@@ -217,12 +218,13 @@ def merged(names, function):
     return apply_fn, variables, draw(4, *attention_networks.INPUTS)
 
 
-def test_a_norm_of_the_channels_of_one_merged_axis_is_refused_by_name():
+def test_a_norm_of_all_positions_of_one_merged_axis_is_refused_by_name():
     def normed(v, q, k, values):
-        q, k = (a / jnp.sqrt((a**2).mean(-1, keepdims=True) + 1e-6) * v["s"] for a in (q, k))
-        return attention_networks.attended(q, k, values)
+        flat = q.reshape(*q.shape[:2], HEADS * CHANNELS)
+        flat = flat / jnp.sqrt((flat**2).mean(-1, keepdims=True) + 1e-6) * v["s"]
+        return attention_networks.attended(flat.reshape(q.shape), k, values)
 
-    graph = units.graph(tracing.trace(*merged({"s": 1 + draw(5, CHANNELS)}, normed)))
+    graph = units.graph(tracing.trace(*merged({"s": 1 + draw(5, HEADS * CHANNELS)}, normed)))
     assert "mixes positions of an axis that is heads and channels elsewhere" in graph["q"].reason
     assert [space.name for space in graph.prunable] == ["v"]
 

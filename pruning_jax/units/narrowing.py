@@ -3,11 +3,12 @@
 import dataclasses
 import fractions
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
 from pruning_jax.tracing import Equations
-from pruning_jax.units.labels import NONE, Zeros
+from pruning_jax.units.labels import NONE, Source, Zeros
 from pruning_jax.units.masks import UnitMasks
 from pruning_jax.units.spaces import UnitGraph
 from pruning_jax.units.walk import NORM, Walk
@@ -55,13 +56,23 @@ def removed_atoms(graph: UnitGraph, unit_masks: UnitMasks) -> np.ndarray:
     for name, mask in unit_masks.items():
         inside = labels.space_of == names.index(name)
         removed[inside] = ~np.asarray(mask)[labels.unit_of[inside]]
-    return _with_wholes(removed, labels.digits)
+    return _with_wholes(removed, labels.digits, labels.sources, labels.unmasked)
 
 
-def _with_wholes(removed: np.ndarray, digits: np.ndarray) -> np.ndarray:
-    """The same with the atoms that have a removed digit, as the channels of a removed head."""
+def _with_wholes(
+    removed: np.ndarray, digits: np.ndarray, sources: Iterable[Source], unmasked: frozenset[tuple]
+) -> np.ndarray:
+    """The same with the atoms that have a removed digit, as the channels of a removed head.
+
+    A digit that stays for a norm takes no atom with it.
+    """
+    taking = removed.copy()
+    for source in sources:
+        if source.digits and source.key in unmasked:
+            atoms = source.atoms(0)
+            taking[atoms[atoms != NONE]] = False
     for row in digits:
-        removed = removed | ((row != NONE) & removed[row])
+        removed = removed | ((row != NONE) & taking[row])
     return removed
 
 
@@ -94,8 +105,9 @@ def narrowing_elsewhere(
             there[source.start : source.start + size] = removed[start : start + size]
     whole = np.zeros(components.max(initial=0) + 1, bool)
     np.logical_or.at(whole, components, there)
-    removed = _with_wholes(whole[components], walk.digits(components))
-    return _narrowing(walk.model, labelled(walk, walk.zeros(graph.labels.unmasked)), removed)
+    digits, unmasked = walk.digits(components), graph.labels.unmasked
+    removed = _with_wholes(whole[components], digits, walk.sources.values(), unmasked)
+    return _narrowing(walk.model, labelled(walk, walk.zeros(unmasked)), removed)
 
 
 def share(atoms: np.ndarray, removed: np.ndarray) -> fractions.Fraction:

@@ -32,6 +32,8 @@ def _move(walk: Walk, number: int, equation: Equation) -> None:
     results: list[list[Field]] = [[] for _ in equation.outputs]
     for operand, result, places in moves.moves(walk.model, equation):
         value, lost = inputs[operand], []
+        if name in moves.REDUCTIONS and walk.is_data(value):
+            walk.split(value, set(range(len(walk.shape(value)))) - places.keys())
         for index, field in enumerate(walk.fields.get(value, ())):
             if set(field.axes) <= places.keys():
                 at_zero = _moved(walk, equation, value, index)
@@ -124,8 +126,13 @@ def _reshape(walk: Walk, number: int, equation: Equation) -> None:
     """Follows entries to axes that were merged or split."""
     (value, *_), result = equation.inputs, equation.outputs[0]
     old, new = walk.shape(value), walk.shape(result)
+    groups = labels.groups(old, new) if math.prod(old) else []
+    for before, after in groups:
+        if [old[axis] for axis in before] != [new[axis] for axis in after]:
+            across = (f for f in walk.fields.get(value, ()) if not set(f.axes) <= set(before))
+            walk.split(value, {axis for field in across for axis in field.axes} & set(before))
     fields, found = walk.fields.get(value, ()), []
-    for before, after in labels.groups(old, new) if math.prod(old) else ():
+    for before, after in groups:
         inside = [i for i, f in enumerate(fields) if set(f.axes) & set(before)]
         whole = [old[axis] for axis in before] == [new[axis] for axis in after]
         places = {axis: (place, None) for axis, place in zip(before, after, strict=False)}

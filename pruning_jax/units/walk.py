@@ -1,5 +1,6 @@
 """A walk along a model's equations that labels axes and notes where leaves and units meet."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -89,6 +90,7 @@ class Walk:
       edges: pairs of arrays of atoms that stand for the same units.
       links, entries, meetings, mixings: in order.
       blocked: (reason, atoms) of what may not be pruned.
+      unmasked: the keys of sources that stay as they are when units are removed.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -107,6 +109,7 @@ class Walk:
         self.mixings: list[Mixing] = []
         self.blocked: list[tuple[str, np.ndarray]] = []
         self.atoms = 0
+        self.unmasked: frozenset[tuple] = frozenset()
         for name, value in self.model.leaves.items():
             shape = self.shape(value)
             self.fields[value] = tuple(
@@ -163,6 +166,7 @@ class Walk:
         Args:
           unmasked: the keys of sources that stay as they are when units are removed.
         """
+        self.unmasked = unmasked
         found: dict[int, list[tuple[Number, Number]]] = {
             value: [
                 (NORM if source.key in unmasked else 0.0, 0.0)
@@ -304,10 +308,16 @@ class Walk:
             digits[field.atoms - first.start] = places.reshape(shape)
             parts = [(self.part(source, digits), way) for source, way in sorted(field.sources)]
             blocks = [part.start + places for part, _ in parts]
+            keys = frozenset(part.key for part, _ in parts)
             for block in blocks[1:]:
                 self.unite(blocks[0], block)
-            found.append(Field((axis,), blocks[0], frozenset(parts), field.at_zero))
+            at_zero = functools.partial(self._at_zero, keys, field.at_zero)
+            found.append(Field((axis,), blocks[0], frozenset(parts), at_zero))
         return found
+
+    def _at_zero(self, parts: frozenset[tuple], whole: Callable, zeros: Zeros) -> tuple:
+        """What the entries of parts are: those that stay for a norm are not the whole's."""
+        return whole(zeros) if parts.isdisjoint(self.unmasked) else (NORM, 0.0)
 
     def part(self, source: Source, digits: np.ndarray) -> Source:
         """The atoms that are digits of a source's positions."""
