@@ -5,9 +5,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-from launch import stopping
+from launch import stopping, usage
 
 if __name__ == "__main__":
+    usage.answer(sys.argv)
     stopping.leave_at_once()  # what follows takes seconds to import
 
 from absl import app, flags, logging
