@@ -3,6 +3,7 @@
 Run equation by equation, on the unpruned model.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,21 +24,36 @@ def clamped(graph, variables, inputs, means, unit_masks):
             array = _overwritten(array, reading, kept, mean)
         return array
 
-    def one(inputs):
-        known = model.known(variables, inputs)
-        return tracing.evaluate(model, known, model.outputs, edit)[model.logits]
+    return _logits(model, variables, inputs, edit)
 
-    return tracing.over_examples(one, inputs)[:, 0]
+
+def _logits(model, variables, inputs, edit):
+    """Compiled as one: equation by equation each would be a program."""
+
+    @jax.jit
+    def logits(variables, inputs):
+        def one(inputs):
+            known = model.known(variables, inputs)
+            return tracing.evaluate(model, known, model.outputs, edit)[model.logits]
+
+        return tracing.over_examples(one, inputs)[:, 0]
+
+    return logits(variables, inputs)
 
 
 def read_means(graph, variables, inputs):
     """The mean over examples and positions of every array that is read."""
     axes = _axes(graph)
-    arrays = values(graph, variables, inputs, axes)
-    return {
-        value: array.mean([axis for axis in range(array.ndim) if axis - 1 not in axes[value]])
-        for value, array in arrays.items()
-    }
+
+    @jax.jit
+    def means(variables, inputs):
+        arrays = values(graph, variables, inputs, axes)
+        return {
+            value: array.mean([axis for axis in range(array.ndim) if axis - 1 not in axes[value]])
+            for value, array in arrays.items()
+        }
+
+    return means(variables, inputs)
 
 
 def _axes(graph):
@@ -71,11 +87,7 @@ def with_added(graph, variables, inputs, added, unit_masks):
             array = _overwritten(array, reading, kept, jnp.zeros_like(array))
         return array
 
-    def one(inputs):
-        known = model.known(variables, inputs)
-        return tracing.evaluate(model, known, model.outputs, edit)[model.logits]
-
-    return tracing.over_examples(one, inputs)[:, 0]
+    return _logits(model, variables, inputs, edit)
 
 
 def _fixed(graph, unit_masks):

@@ -121,7 +121,7 @@ def small_conv(batch_norm, padding="VALID"):
     def make():
         widths = 4, 5, 6, 7, 5
         module = models.SmallConv(CLASSES, widths=widths, batch_norm=batch_norm, padding=padding)
-        inputs = draw(2, 4, 28, 28, 1)
+        inputs = draw(7, 4, 28, 28, 1)
         return module.apply, drawn(jax.eval_shape(module.init, jax.random.key(0), inputs)), inputs
 
     return make

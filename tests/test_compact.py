@@ -114,20 +114,30 @@ def replaced(name):
 @pytest.mark.parametrize("name", REPLACED)
 def test_means_are_folded_and_then_cut_out(name):
     graph, variables, inputs, means, unit_masks = replaced(name)
-    folded = replacement.fold_means(graph, variables, means, unit_masks).variables
+
+    @jax.jit
+    def both(variables, inputs, means):
+        folded = replacement.fold_means(graph, variables, means, unit_masks).variables
+        return folded, graph.trace.apply_fn(folded, inputs)
+
+    folded, expected = both(variables, inputs, means)
     small = units.compact(graph, folded, unit_masks)
-    expected = graph.trace.apply_fn(folded, inputs)
-    assert_close(small.apply_fn(small.variables, inputs), expected, NETWORK)
+    assert_close(jax.jit(small.apply_fn)(small.variables, inputs), expected, NETWORK)
 
 
 @pytest.mark.parametrize("name", REPLACED | replacement_networks.BIAS_FREE)
 def test_with_the_responses_added_the_compact_network_is_the_clamped_one(name):
     """Exactly, with padding and without a bias to fold into."""
     graph, variables, inputs, means, unit_masks = replaced(name)
-    added = replacement.responses(graph, variables, means, unit_masks)
+
+    @jax.jit
+    def both(variables, inputs, means):
+        added = replacement.responses(graph, variables, means, unit_masks)
+        return added, clamping.clamped(graph, variables, inputs, means, unit_masks)
+
+    added, expected = both(variables, inputs, means)
     small = units.compact(graph, variables, unit_masks, added=added)
-    expected = clamping.clamped(graph, variables, inputs, means, unit_masks)
-    assert_close(small.apply_fn(small.variables, inputs), expected, NETWORK)
+    assert_close(jax.jit(small.apply_fn)(small.variables, inputs), expected, NETWORK)
 
 
 @pytest.mark.parametrize("removed", [[0], [5], [0, 3], [2, 4]])

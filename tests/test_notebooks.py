@@ -101,7 +101,7 @@ def test_the_quickstart_prunes_and_retrains(executed):
     printed = texts(notebook)
     for word in ("convolutions/0/kernel", "quadratic", "retrained", "exponential", "mine"):
         assert word in printed
-    assert "in 500 subsets" in printed and len(images(notebook)) == 1
+    assert "in 200 subsets" in printed and len(images(notebook)) == 1
 
 
 def test_the_quickstart_cuts_channels_out_of_three_libraries_networks(executed):

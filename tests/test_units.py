@@ -239,7 +239,7 @@ def test_what_is_not_understood_is_named_and_not_prunable(kind, reason):
         ("scale_in_a_penalty", "reduce_sum takes their parameters"),
         ("reduced_past_a_scale", "reduce_max mixes them into the network's outputs"),
         ("divided_by_a_leaf", "give no finite number"),
-        ("positions_into_channels", "a reshape merges their axis"),
+        ("positions_into_channels", "reduce_sum mixes them into what a layer takes"),
     ],
 )
 def test_units_that_cannot_be_taken_out_alone_are_not_prunable(name, reason):

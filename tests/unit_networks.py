@@ -257,7 +257,8 @@ def _gated_by_one_unit(v, x):
 
 def _positions_into_channels(v, x):
     h = _hidden(v, x).reshape(-1, 4, 2, 3).swapaxes(1, 2).reshape(-1, 8, 3)
-    return h.mean(1) @ v["o"][:3]
+    h = h.mean(1)
+    return jnp.concatenate([h, h], -1) @ v["o"]
 
 
 class UNet(nn.Module):

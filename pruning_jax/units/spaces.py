@@ -127,6 +127,9 @@ class Labels:
 
     def unit(self, space: int, atoms: np.ndarray) -> np.ndarray:
         """The units of a space that atoms are, -1 where they are none of it."""
+        found = self.space_of[atoms]
+        if (found == space).all() and (atoms != NONE).all():
+            return self.unit_of[atoms]
         units = np.full(atoms.shape, NONE)
         for same in (atoms, *(np.where(atoms == NONE, NONE, row[atoms]) for row in self.digits)):
             inside = (same != NONE) & (self.space_of[same] == space)
@@ -144,7 +147,7 @@ class Labels:
         atoms = atoms[atoms != NONE]
         every = np.concatenate([atoms, *(row[atoms] for row in self.digits)])
         found = self.space_of[every[every != NONE]]
-        return np.unique(found[found != NONE]).tolist()
+        return np.flatnonzero(np.bincount(found[found != NONE])).tolist()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
