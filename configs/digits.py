@@ -13,25 +13,23 @@ stay near it at moderate sparsity where random falls to chance; retraining close
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
+from configs import common
 from pruning_jax.criteria import WEIGHT_CRITERIA
 from pruning_jax.lab import sweeps
 
 
 def get_config(variant: str = "cpu") -> ConfigDict:
     """The study's values for one variant."""
-    if variant not in ("smoke", "cpu"):
-        raise ValueError(f"variant is {variant!r}; it must be one of ['smoke', 'cpu']")
+    common.check(variant, ("smoke", "cpu"))
     smoke = variant == "smoke"
     return ConfigDict(
         {
             "study": "comparison",
             "variant": variant,
-            "workload": {
+            "workload": common.workload()
+            | {
                 "dataset": "digits",
-                "data_dir": placeholder(str),
-                "subset": placeholder(int),
                 "validation": 200,
                 "model": {"name": "mlp", "widths": (300, 100), "activation": "tanh"},
                 "training": {

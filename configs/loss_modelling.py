@@ -26,8 +26,8 @@ Expected outcome: right after pruning, on MNIST, loss gaps near the published 2.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
+from configs import common
 from pruning_jax.lab import sweeps
 
 PENALTIES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -39,9 +39,7 @@ def _seen(*claims: str) -> dict:
 
 
 def _workload(**values) -> dict:
-    common = {
-        "data_dir": placeholder(str),
-        "subset": placeholder(int),
+    fields = {
         "criteria": ("magnitude", "obd", "linear", "quadratic", "random"),
         "retrained": ("magnitude", "obd", "linear", "quadratic"),
         "schedule": "exponential",
@@ -51,31 +49,32 @@ def _workload(**values) -> dict:
         "early_epochs": (),
         "thresholds": _seen(),
     }
-    return common | values
+    return common.workload(**fields | values)
+
+
+def _training(epochs: int, **values) -> dict:
+    fields = {"batch_size": 100, "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+    return {"epochs": epochs} | fields | values
+
+
+def _again(**values) -> dict:
+    return {"regime": "original_schedule"} | values
 
 
 def _mlp_mnist(**values) -> dict:
-    return (
-        _workload(
-            dataset="mnist",
-            validation=10_000,
-            model={"name": "mlp", "widths": (300, 100), "activation": "tanh"},
-            training={
-                "epochs": 800,
-                "batch_size": 100,
-                "learning_rate": 0.01,
-                "momentum": 0.9,
-                "weight_decay": 5e-4,
-            },
-            retraining={"regime": "original_schedule"},
-            sparsity=0.98847,
-            stages=(1, 14, 140),
-            step_penalties=PENALTIES,
-            early_stages=(14,),
-            early_epochs=(5, 100),
-        )
-        | values
-    )
+    fields = {
+        "dataset": "mnist",
+        "validation": 10_000,
+        "model": {"name": "mlp", "widths": (300, 100), "activation": "tanh"},
+        "training": _training(800),
+        "retraining": _again(),
+        "sparsity": 0.98847,
+        "stages": (1, 14, 140),
+        "step_penalties": PENALTIES,
+        "early_stages": (14,),
+        "early_epochs": (5, 100),
+    }
+    return _workload(**fields | values)
 
 
 def _smoke() -> dict:
@@ -84,7 +83,7 @@ def _smoke() -> dict:
         validation=200,
         model={"name": "mlp", "widths": (32, 16), "activation": "tanh"},
         training={"epochs": 12, "batch_size": 100, "learning_rate": 0.1, "momentum": 0.9},
-        retraining={"regime": "original_schedule", "epochs": 4},
+        retraining=_again(epochs=4),
         sparsity=0.8,
         seeds=(1, 2, 3),
         tuning_seeds=(11,),
@@ -103,15 +102,8 @@ def _cpu() -> dict:
         subset=10_000,
         validation=2_000,
         model={"name": "small_conv", "padding": "VALID"},
-        training={
-            "epochs": 12,
-            "batch_size": 64,
-            "learning_rate": 0.01,
-            "boundaries": (9,),
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
-        },
-        retraining={"regime": "original_schedule", "epochs": 6, "boundaries": (4,)},
+        training=_training(12, batch_size=64, boundaries=(9,)),
+        retraining=_again(epochs=6, boundaries=(4,)),
         sparsity=0.956,
         seeds=tuple(range(1111, 1117)),
         tuning_seeds=(2111,),
@@ -124,7 +116,7 @@ def _cpu() -> dict:
         "mlp_mnist": _mlp_mnist(
             seeds=tuple(range(1111, 1119)),
             tuning_seeds=(2111, 2112),
-            retraining={"regime": "original_schedule", "epochs": 200},
+            retraining=_again(epochs=200),
             thresholds=_seen("L2", "L3"),
         ),
         "small_conv_cifar10": small_conv,
@@ -133,20 +125,19 @@ def _cpu() -> dict:
 
 def _fresh() -> dict:
     """Seeds that no question was put after; hyper-parameters are chosen on the other seeds."""
-    training = {"batch_size": 100, "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
     return {
         "mlp_mnist": _mlp_mnist(
             seeds=tuple(range(1119, 1139)),
             tuning_seeds=(),
-            training=training | {"epochs": 300},
+            training=_training(300),
             retrained=(),
         ),
         "mlp_mnist_5k": _mlp_mnist(
             subset=5_000,
             seeds=tuple(range(1119, 1127)),
             tuning_seeds=(),
-            training=training | {"epochs": 300},
-            retraining={"regime": "original_schedule", "epochs": 100},
+            training=_training(300),
+            retraining=_again(epochs=100),
             early_stages=(),
             early_epochs=(),
         ),
@@ -158,27 +149,14 @@ def _paper() -> dict:
     conv = {
         "dataset": "cifar10",
         "validation": 5_000,
-        "retraining": {"regime": "original_schedule"},
+        "retraining": _again(),
         "sparsity": 0.956,
         "stages": (1, 14, 140),
         "step_penalties": PENALTIES,
         **seeds,
     }
-    common = {"batch_size": 100, "momentum": 0.9, "weight_decay": 5e-4}
-    vgg = {
-        "epochs": 300,
-        "learning_rate": 0.01,
-        "boundaries": (60, 120, 180, 240),
-        "augment": True,
-        **common,
-    }
-    resnet = {
-        "epochs": 200,
-        "learning_rate": 0.1,
-        "boundaries": (70, 140),
-        "augment": True,
-        **common,
-    }
+    vgg = _training(300, boundaries=(60, 120, 180, 240), augment=True)
+    resnet = _training(200, learning_rate=0.1, boundaries=(70, 140), augment=True)
     return {
         "mlp_mnist": _mlp_mnist(**seeds),
         "vgg11_cifar10": _workload(model={"name": "vgg11"}, training=vgg, **conv),
@@ -193,13 +171,7 @@ VARIANTS = {"smoke": _smoke, "cpu": _cpu, "fresh": _fresh, "paper": _paper}
 
 def get_config(variant: str = "smoke") -> ConfigDict:
     """The study's values for one variant."""
-    if variant not in VARIANTS:
-        raise ValueError(f"variant is {variant!r}; it must be one of {list(VARIANTS)}")
-    # A ConfigDict each, so that a field of one is no field of another too.
-    workloads = {name: ConfigDict(values) for name, values in VARIANTS[variant]().items()}
-    return ConfigDict(
-        {"study": "loss_modelling", "variant": variant, "only": (), "workloads": workloads}
-    )
+    return common.config("loss_modelling", variant, VARIANTS)
 
 
 def _claims(config: ConfigDict) -> sweeps.Sweep:

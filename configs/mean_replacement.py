@@ -37,8 +37,8 @@ at large fractions; absolute scores beat random, raw ones lose to it.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
+from configs import common
 from pruning_jax.lab import sweeps
 
 LAYERS = {
@@ -48,6 +48,9 @@ LAYERS = {
     "lastconv": ("params/Conv_2",),
     "firstdense": ("params/Dense_0",),
 }
+ALEXNET_LAYERS = LAYERS | {"midconv": ("params/Conv_2",), "lastconv": ("params/Conv_4",)}
+VGG_LAYERS = LAYERS | {"midconv": ("params/Conv_4",), "lastconv": ("params/Conv_7",)}
+VALID = {"padding": "VALID"}
 
 
 def _thresholds(*put_later: str) -> dict:
@@ -64,9 +67,7 @@ def _thresholds(*put_later: str) -> dict:
 
 
 def _workload(**values) -> dict:
-    common = {
-        "data_dir": placeholder(str),
-        "subset": placeholder(int),
+    fields = {
         "retraining": {"regime": "fine_tuning"},
         "seeds": tuple(range(1111, 1119)),
         "criteria": ("random", "weight_norm", "rs", "mrs", "abs_rs", "abs_mrs"),
@@ -81,38 +82,43 @@ def _workload(**values) -> dict:
         "selection": {"layers": "midconv", "fraction": 0.1},
         "thresholds": _thresholds(),
     }
-    return common | values
+    return common.workload(**fields | values)
 
 
 def _training(**values) -> dict:
     return {"epochs": 60, "batch_size": 64, "learning_rate": 0.01, "momentum": 0.9} | values
 
 
-def _fine_tuning(**values) -> dict:
-    common = {
+def _fine_tuning(*probes: int, **values) -> dict:
+    fields = {
+        "probes": probes,
         "fractions": (0.1, 0.5),
         "layers": ("all",),
         "criteria": ("random", "weight_norm", "abs_rs", "abs_mrs"),
         "steps": (10, 100, 500),
     }
-    return common | values
+    return fields | values
+
+
+def _small(probe: int, steps: tuple[int, ...], **values) -> dict:
+    """A workload that shows that every part runs."""
+    few = {"fractions": (0.5,), "criteria": ("random", "abs_mrs"), "steps": steps}
+    fields = {"seeds": (1, 2), "fractions": (0.1, 0.5, "one")}
+    return _workload(**fields, fine_tuning=_fine_tuning(probe, **few), **values)
 
 
 def _smoke() -> dict:
-    digits = _workload(
+    digits = _small(
+        60,
+        (2, 5, 10),
         dataset="digits",
         validation=200,
         model={"name": "small_conv", "padding": "SAME", "widths": (8, 12, 16, 24, 12)},
         training=_training(epochs=4, learning_rate=0.05),
-        seeds=(1, 2),
-        fractions=(0.1, 0.5, "one"),
         scoring_examples=200,
         evaluation_examples=200,
         probe_every=30,
         selection_every=10,
-        fine_tuning=_fine_tuning(
-            probes=(60,), fractions=(0.5,), criteria=("random", "abs_mrs"), steps=(2, 5, 10)
-        ),
     )
     return {"small_conv_digits": digits}
 
@@ -122,35 +128,24 @@ def _cpu() -> dict:
         dataset="cifar10",
         subset=8_000,
         validation=2_000,
-        model={"name": "small_conv", "padding": "VALID"},
+        model={"name": "small_conv"} | VALID,
         training=_training(epochs=20),
-        fine_tuning=_fine_tuning(probes=(2000, 2500)),
+        fine_tuning=_fine_tuning(2000, 2500),
         thresholds=_thresholds("M1", "M2", "M3", "M6"),
     )
     return {"small_conv_cifar10": small_conv}
 
 
 def _paper() -> dict:
-    whole = {
-        "dataset": "cifar10",
-        "validation": 5_000,
-        "training": _training(),
-        "fine_tuning": _fine_tuning(probes=(22_500, 32_000, 42_000), fractions=(0.1, 0.2, 0.5)),
-    }
-    vgg = LAYERS | {"midconv": ("params/Conv_4",), "lastconv": ("params/Conv_7",)}
+    tuning = _fine_tuning(22_500, 32_000, 42_000, fractions=(0.1, 0.2, 0.5))
+    whole = {"dataset": "cifar10", "validation": 5_000, "training": _training()}
+    whole |= {"fine_tuning": tuning}
+    vgg = {"name": "vgg11", "batch_norm": False, "hidden": (512,)}
     return {
-        "small_conv_cifar10": _workload(model={"name": "small_conv", "padding": "VALID"}, **whole),
-        "medium_conv_cifar10": _workload(
-            model={"name": "medium_conv", "padding": "VALID"}, **whole
-        ),
-        "vgg11_cifar10": _workload(
-            model={"name": "vgg11", "batch_norm": False, "hidden": (512,)},
-            **whole | {"layers": vgg},
-        ),
+        "small_conv_cifar10": _workload(model={"name": "small_conv"} | VALID, **whole),
+        "medium_conv_cifar10": _workload(model={"name": "medium_conv"} | VALID, **whole),
+        "vgg11_cifar10": _workload(model=vgg, layers=VGG_LAYERS, **whole),
     }
-
-
-ALEXNET_LAYERS = LAYERS | {"midconv": ("params/Conv_2",), "lastconv": ("params/Conv_4",)}
 
 
 def _imagenet() -> dict:
@@ -162,28 +157,25 @@ def _imagenet() -> dict:
         layers=dict(ALEXNET_LAYERS),
         probe_every=25_000,
         selection_every=2_500,
-        fine_tuning=_fine_tuning(probes=(1_000_000,)),
+        fine_tuning=_fine_tuning(1_000_000),
     )
     return {"alexnet_imagenet": alexnet}
 
 
 def _imagenet_smoke() -> dict:
-    stand_in = _workload(
+    stand_in = _small(
+        32,
+        (2, 5),
         dataset="digits_64x64x3",
         validation=150,
         subset=256,
         model={"name": "alexnet", "widths": (8, 12, 12, 12, 10, 24, 16)},
         training=_training(epochs=2, batch_size=16),
-        seeds=(1, 2),
         layers=dict(ALEXNET_LAYERS),
-        fractions=(0.1, 0.5, "one"),
         scoring_examples=100,
         evaluation_examples=100,
         probe_every=16,
         selection_every=8,
-        fine_tuning=_fine_tuning(
-            probes=(32,), fractions=(0.5,), criteria=("random", "abs_mrs"), steps=(2, 5)
-        ),
     )
     return {"alexnet_digits": stand_in}
 
@@ -199,28 +191,7 @@ VARIANTS = {
 
 def get_config(variant: str = "smoke") -> ConfigDict:
     """The study's values for one variant."""
-    if variant not in VARIANTS:
-        raise ValueError(f"variant is {variant!r}; it must be one of {list(VARIANTS)}")
-    # A ConfigDict each, so that a field of one is no field of another too.
-    workloads = {name: ConfigDict(values) for name, values in VARIANTS[variant]().items()}
-    return ConfigDict(
-        {"study": "mean_replacement", "variant": variant, "only": (), "workloads": workloads}
-    )
-
-
-def _asked(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
-    return [(name, config.workloads[name]) for name in config.only or config.workloads]
-
-
-def _claims(config: ConfigDict) -> sweeps.Sweep:
-    return sweeps.chain(
-        *(
-            sweeps.product(
-                [{"only": (name,)}], sweeps.seeds(f"workloads.{name}.seeds", workload.seeds)
-            )
-            for name, workload in _asked(config)
-        )
-    )
+    return common.config("mean_replacement", variant, VARIANTS)
 
 
 def _table2(config: ConfigDict) -> sweeps.Sweep:
@@ -228,13 +199,13 @@ def _table2(config: ConfigDict) -> sweeps.Sweep:
         *(
             sweeps.product(
                 [{"only": (name,), f"workloads.{name}.fine_tuning.probes": ()}],
-                sweeps.seeds(f"workloads.{name}.seeds", workload.seeds),
-                sweeps.seeds(f"workloads.{name}.probed", workload.probed or workload.layers),
-                sweeps.seeds(f"workloads.{name}.fractions", workload.fractions),
+                sweeps.seeds(f"workloads.{name}.seeds", own.seeds),
+                sweeps.seeds(f"workloads.{name}.probed", own.probed or own.layers),
+                sweeps.seeds(f"workloads.{name}.fractions", own.fractions),
             )
-            for name, workload in _asked(config)
+            for name, own in common.asked(config)
         )
     )
 
 
-SWEEPS = {"claims": _claims, "table2": _table2}
+SWEEPS = {"claims": common.by_seed, "table2": _table2}

@@ -36,16 +36,14 @@ fine-tuning clearly for channels, and by little for weights.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
+from configs import common
 from pruning_jax.lab import sweeps
 
 
 def _workload(**values) -> dict:
-    common = {
+    fields = {
         "dataset": "cifar10",
-        "data_dir": placeholder(str),
-        "subset": placeholder(int),
         "validation": 5_000,
         "retraining": {"regime": "fine_tuning"},
         "utility": {"subsets": 500, "examples": 2_000},
@@ -63,11 +61,11 @@ def _workload(**values) -> dict:
             "put_later": (),
         },
     }
-    return common | values
+    return common.workload(**fields | values)
 
 
 def _arm(prunes: str, share: float, cycles: int, epochs: int, **values) -> dict:
-    common = {
+    fields = {
         "prunes": prunes,
         "share": share,
         "cycles": cycles,
@@ -76,7 +74,7 @@ def _arm(prunes: str, share: float, cycles: int, epochs: int, **values) -> dict:
         "regimes": ("fine_tuning", "learning_rate_rewinding", "small"),
         "scale_l1": 0.0,
     }
-    return common | values
+    return fields | values
 
 
 def _arms(epochs: int) -> dict:
@@ -91,14 +89,8 @@ def _arms(epochs: int) -> dict:
 
 def _plain(epochs: int, boundaries: tuple[int, ...], **values) -> dict:
     """Training without momentum and decay (S0, section 2.1.2)."""
-    common = {
-        "epochs": epochs,
-        "boundaries": boundaries,
-        "batch_size": 64,
-        "learning_rate": 0.1,
-        "momentum": 0.0,
-    }
-    return common | values
+    fields = {"epochs": epochs, "boundaries": boundaries, "batch_size": 64}
+    return fields | {"learning_rate": 0.1, "momentum": 0.0} | values
 
 
 def _residual(epochs: int, boundaries: tuple[int, ...], **values) -> dict:
@@ -119,30 +111,35 @@ SIZES = {
 
 
 def _surfaces(side: int, **values) -> dict:
-    common = {
+    fields = {
         "seeds": 1,
         "shape": (side, side),
         "margin": 0.3,
         "arms": ("weight", "channel"),
         "moments": ("kept", "estimated"),
     }
-    return common | values
+    return fields | values
+
+
+def _vanilla(**values) -> dict:
+    """The stand-in for the paper's vanilla CNN, and with batch normalisation."""
+    model = {"name": "small_conv", "padding": "VALID"}
+    values |= {"prunable": "kernels"}
+    return {
+        "small_conv": _workload(model=model, **values),
+        "small_conv_bn": _workload(model=model | {"batch_norm": True}, **values),
+    }
 
 
 def _smoke() -> dict:
-    common = {
-        "dataset": "digits",
-        "validation": 200,
-        "subset": 512,
-        "seeds": (1, 2),
-        "utility": {"subsets": 10, "examples": 64},
-    }
+    digits = {"dataset": "digits", "validation": 200, "subset": 512, "seeds": (1, 2)}
+    digits |= {"utility": {"subsets": 10, "examples": 64}}
     small_conv = _workload(
         model={"name": "small_conv", "padding": "SAME", "widths": (8, 12, 16, 24, 12)},
         prunable="kernels",
         training=_plain(2, ()),
         during_training=_during_training(1, 2),
-        **common,
+        **digits,
     )
     resnet = _workload(
         model={"name": "resnet", "depth": 8, "widths": (4, 6, 8)},
@@ -156,7 +153,7 @@ def _smoke() -> dict:
         },
         paths={"positions": 3, "examples": 64},
         surfaces=_surfaces(3, examples=64),
-        **common,
+        **digits,
     )
     return {"small_conv": small_conv, "resnet8": resnet}
 
@@ -166,7 +163,6 @@ def _cpu() -> dict:
     small = {
         "subset": 5_000,
         "validation": 2_000,
-        "prunable": "kernels",
         "seeds": tuple(range(1111, 1116)),
         "training": _plain(10, (5, 8)),
         "during_training": _during_training(1, 2, 4, 7, 10),
@@ -186,19 +182,12 @@ def _cpu() -> dict:
         paths={"positions": 21, "examples": 1_000},
         surfaces=_surfaces(25, examples=500),
     )
-    return {
-        "small_conv": _workload(model={"name": "small_conv", "padding": "VALID"}, **small),
-        "small_conv_bn": _workload(
-            model={"name": "small_conv", "padding": "VALID", "batch_norm": True}, **small
-        ),
-        "resnet8": resnet,
-    }
+    return _vanilla(**small) | {"resnet8": resnet}
 
 
 def _paper() -> dict:
     epochs = {"epochs": (1, 10, 25, 50, 75, 100, 150, 200), "ratios": (0.05, 0.1, 0.2)}
     vanilla = {
-        "prunable": "kernels",
         "seeds": tuple(range(1111, 1119)),
         "training": _plain(200, (100, 150), batch_size=128),
         "during_training": epochs,
@@ -215,13 +204,7 @@ def _paper() -> dict:
         paths={"positions": 51, "examples": 10_000},
         surfaces=_surfaces(51, examples=10_000, arms=("weight", "channel", "harsh_channel")),
     )
-    return {
-        "small_conv": _workload(model={"name": "small_conv", "padding": "VALID"}, **vanilla),
-        "small_conv_bn": _workload(
-            model={"name": "small_conv", "padding": "VALID", "batch_norm": True}, **vanilla
-        ),
-        "resnet20": resnet,
-    }
+    return _vanilla(**vanilla) | {"resnet20": resnet}
 
 
 VARIANTS = {"smoke": _smoke, "cpu": _cpu, "paper": _paper}
@@ -229,24 +212,17 @@ VARIANTS = {"smoke": _smoke, "cpu": _cpu, "paper": _paper}
 
 def get_config(variant: str = "smoke") -> ConfigDict:
     """The study's values for one variant."""
-    if variant not in VARIANTS:
-        raise ValueError(f"variant is {variant!r}; it must be one of {list(VARIANTS)}")
-    # A ConfigDict each, so that a field of one is no field of another too.
-    workloads = {name: ConfigDict(values) for name, values in VARIANTS[variant]().items()}
-    return ConfigDict(
-        {"study": "pruning_mechanism", "variant": variant, "only": (), "workloads": workloads}
-    )
+    return common.config("pruning_mechanism", variant, VARIANTS)
 
 
 def _claims(config: ConfigDict) -> sweeps.Sweep:
     runs = []
-    for name in config.only or config.workloads:
-        workload = config.workloads[name]
-        for place, seed in enumerate(workload.seeds):
+    for name, own in common.asked(config):
+        for place, seed in enumerate(own.seeds):
             run = {"only": (name,), f"workloads.{name}.seeds": (seed,)}
-            if workload.surfaces and place < workload.surfaces.seeds:
+            if own.surfaces and place < own.surfaces.seeds:
                 run[f"workloads.{name}.surfaces.seeds"] = 1
-            elif workload.surfaces:
+            elif own.surfaces:
                 run[f"workloads.{name}.surfaces"] = {}
             runs.append(run)
     return runs

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up: a module imports its own group and the groups above it in this list.
 GROUPS = (
-    {"types", "trees", "choices", "tables", "tensorfiles", "lab.processes"},
+    {"types", "trees", "choices", "tables", "tensorfiles", "lab.processes", "analysis.statistics"},
     {"losses", "recipes", "lab.meshes", "lab.replicates"},
     {"tracing", "units", "data", "selection", "masks", "layouts", "schedules"}
     | {"lab.blocks", "lab.sweeps"},
@@ -86,12 +86,13 @@ def imports(path):
 def room(name):
     """``pruning_jax.criteria.weights`` -> ``criteria``; everything in launch -> ``launch``.
 
-    The rooms of ``lab`` are on several floors, so each counts by itself.
+    The rooms of ``lab`` are on several floors, so each counts by itself, and so does statistics.
     """
     parts = name.split(".")
     if parts[0] == "launch":
         return parts[0]
-    return ".".join(parts[1 : 3 if parts[1:2] == ["lab"] else 2]).removesuffix("lab")
+    alone = parts[1:2] == ["lab"] or parts[1:] == ["analysis", "statistics"]
+    return ".".join(parts[1 : 3 if alone else 2]).removesuffix("lab")
 
 
 def rank(a_room):
@@ -156,7 +157,7 @@ def test_figures_reach_no_training_code():
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
 def test_configs_hold_values_and_read_no_more_than_tables(path):
     names = imports(path)
-    assert {name.split(".")[0] for name in names} <= {"ml_collections", "pruning_jax"}
+    assert {name.split(".")[0] for name in names} <= {"ml_collections", "pruning_jax", "configs"}
     assert all(rank(room(name)) <= rank("criteria") for name in names & MODULES.keys())
 
 
