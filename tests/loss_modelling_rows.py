@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pruning_jax.studies.loss_modelling import prunings as units
+from pruning_jax.studies import loss_modelling as study
+from pruning_jax.studies import settings as read
 
 LOSS_GAPS = {"magnitude": 2.02, "obd": 1.83, "linear": 1.17, "quadratic": 1.05, "random": 2.3}
 ERROR_GAPS = {"magnitude": 2.4, "obd": 2.0, "linear": 1.9, "quadratic": 1.9}
@@ -26,20 +27,29 @@ def workload(name="mlp_mnist", seeds=8, **changes):
         "tuning_seeds": (2111, 2112),
         "early_stages": (14,),
         "early_epochs": (5, 100),
+        "statistics_examples": 1000,
+        "thresholds": {},
     }
     return SimpleNamespace(
         name=name,
         seeds=tuple(range(1111, 1111 + seeds)),
         settings=settings | changes,
+        classes=10,
         pretraining=SimpleNamespace(recipe=SimpleNamespace(epochs=800)),
         retraining=SimpleNamespace(recipe=SimpleNamespace(epochs=160)),
     )
 
 
+def built(work):
+    """The workload as a study has it: its settings read."""
+    own = read.read(study.Settings, work.settings, work.name)
+    return SimpleNamespace(**vars(work) | {"settings": own})
+
+
 def loss_gap(unit):
     """The expected gap: lowest at most stages and at the step penalty .01."""
     criterion, gap = unit["criterion"], LOSS_GAPS[unit["criterion"]]
-    if not units.estimated(criterion):
+    if not study.estimated(criterion):
         return gap
     gap *= STAGES[unit["stages"]] * PENALTIES[unit["step_penalty"]] * EPOCHS[unit["epoch"]]
     return gap * (OBD_EARLY[unit["epoch"]] if criterion == "obd" else 1)
@@ -79,7 +89,8 @@ def run(
         accuracies = {"validation_accuracy": accuracy, "test_accuracy": accuracy}
         return unit | accuracies | {"phase": "retrained", "best_epoch": 100}
 
-    rows += [pruned(unit) for unit in units.tuning_jobs(work)]
-    rows += [pruned(unit) for unit in units.test_jobs(work, rows)]
-    rows += [retrained(unit) for unit in units.selected_jobs(work, rows)]
+    work = built(work)
+    rows += [pruned(unit) for unit in study.tuning_jobs(work)]
+    rows += [pruned(unit) for unit in study.test_jobs(work, rows)]
+    rows += [retrained(unit) for unit in study.selected_jobs(work, rows)]
     return rows

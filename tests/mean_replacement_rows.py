@@ -5,6 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from pruning_jax.studies import settings as read
+from pruning_jax.studies.mean_replacement.grid import Settings
+
 PENALTIES = {
     "random": 0.4,
     "weight_norm": 0.3,
@@ -31,6 +34,9 @@ def workload(name="small_conv_cifar10", seeds=8, **changes):
         "criteria": tuple(PENALTIES),
         "fractions": (0.05, 0.1, 0.2, 0.5, "one"),
         "layers": {"all": "all"} | {layers: [f"params/{layers}"] for layers in SIZES},
+        "probed": (),
+        "scoring_examples": 1000,
+        "evaluation_examples": 1000,
         "evaluation_splits": ("train",),
         "probe_every": 250,
         "selection_every": 25,
@@ -42,14 +48,22 @@ def workload(name="small_conv_cifar10", seeds=8, **changes):
             "criteria": ("weight_norm", "random", "abs_rs", "abs_mrs"),
             "steps": (10, 100, 500),
         },
+        "thresholds": {},
     }
     return Work(
         name=name,
         seeds=tuple(range(1, seeds + 1)),
         settings=settings | changes,
         examples=5_000,
+        steps=500,
+        classes=10,
         pretraining=SimpleNamespace(recipe=SimpleNamespace(epochs=2, batch_size=10)),
     )
+
+
+def built(work):
+    """The workload as a study has it: its settings read."""
+    return work._replace(settings=read.read(Settings, work.settings, work.name))
 
 
 def penalty(unit):

@@ -9,6 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from pruning_jax.studies import settings as read
+from pruning_jax.studies.pruning_mechanism.asked import Settings
+
 PRUNABLE = 77_000
 PARAMETERS = 78_000
 REGIMES = ("fine_tuning", "learning_rate_rewinding", "small")
@@ -44,6 +47,7 @@ SETTINGS = {
     "arms": {},
     "paths": {},
     "surfaces": {},
+    "thresholds": {},
 }
 DURING_TRAINING = {"epochs": (1, 2, 4, 8, 16, 30), "ratios": (0.05, 0.1, 0.2)}
 
@@ -56,6 +60,7 @@ def arm(prunes, share, cycles, compared, regimes=REGIMES):
         "compared": compared,
         "regimes": regimes,
         "epochs": 10,
+        "scale_l1": 0.0,
     }
 
 
@@ -72,7 +77,7 @@ RESNET8 = {
         "channel": arm("channels", 0.2, 5, 5),
         "harsh_channel": arm("channels", 0.5, 3, 3, ON_PATH),
     },
-    "paths": {"positions": 21, "examples": 1000, "moments_examples": 1000},
+    "paths": {"positions": 21, "examples": 1000},
     "surfaces": {
         "seeds": 1,
         "shape": (7, 9),
@@ -97,6 +102,11 @@ def workload(name="resnet8", seeds=8, **changes):
         prunable=PRUNABLE,
         pretraining=SimpleNamespace(recipe=SimpleNamespace(epochs=30, batch_size=64)),
     )
+
+
+def built(work):
+    """The workload as a study has it: its settings read."""
+    return work._replace(settings=read.read(Settings, work.settings, work.name))
 
 
 def utility(unit):

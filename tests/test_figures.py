@@ -6,12 +6,12 @@ import itertools
 import narrow_networks
 import numpy as np
 import pytest
-from loss_modelling_rows import ERROR_GAPS, LOSS_GAPS, run, workload
+from loss_modelling_rows import ERROR_GAPS, LOSS_GAPS, built, run, workload
 from matplotlib.figure import Figure
 
 from pruning_jax import figures, measurements, units
-from pruning_jax.studies.loss_modelling.prunings import select
-from pruning_jax.studies.loss_modelling.published import PUBLISHED
+from pruning_jax.studies.loss_modelling import select
+from pruning_jax.studies.loss_modelling.claims import PUBLISHED
 
 KINDS = ("step_penalty", "stages", "fine_tuning", "early_stopping")
 
@@ -168,7 +168,7 @@ def test_the_penalties_drawn_are_those_the_study_selects(work, rows):
     choice = measurements.best_penalties(measurements.where(tuning, phase="pruned"))
     assert choice
     for (epoch, criterion, stages), penalty in choice.items():
-        assert select(rows, work, criterion, epoch, [stages]) == (stages, penalty)
+        assert select(rows, built(work), criterion, epoch, [stages]) == (stages, penalty)
 
 
 @pytest.mark.parametrize("most, scale", [(9.0, "linear"), (30.0, "log")])

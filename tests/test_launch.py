@@ -328,7 +328,11 @@ def test_a_bad_value_is_refused_before_anything_runs(field, value, named):
     [
         ("tuning_seeds", (1,), "share a seed"),
         ("early_epochs", (2, 99), "has 99; training has"),
-        ("early_epochs", (0,), "an early epoch is 0"),
+        ("early_epochs", (0,), "early_epochs is 0; it must be an integer of 1 or more"),
+        ("stages", (), "stages is empty"),
+        ("step_penalties", (-1.0,), "step_penalties is -1.0; it must be a finite number"),
+        ("retrained", ("magnitud",), "criterion of retrained 'magnitud' .did you mean 'magnitude'"),
+        ("thresholds", {"exces": 0.1}, "field of thresholds 'exces' .did you mean 'excess'"),
     ],
 )
 def test_a_bad_value_of_loss_modelling_is_refused_before_anything_runs(field, value, named):

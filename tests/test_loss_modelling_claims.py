@@ -4,13 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from loss_modelling_rows import ERROR_GAPS, LOSS_GAPS, loss_gap, run, workload
+from loss_modelling_rows import ERROR_GAPS, LOSS_GAPS, built, loss_gap, run, workload
 
 from pruning_jax.analysis import claims
 from pruning_jax.studies import questions
 from pruning_jax.studies.loss_modelling import claims as study_claims
-from pruning_jax.studies.loss_modelling import tables
-from pruning_jax.studies.loss_modelling.published import PUBLISHED
+from pruning_jax.studies.loss_modelling.claims import PUBLISHED, Thresholds
 
 ALL = ("L1", "L2", "L3", "L4", "L5")
 NO_TUNING = {"tuning_seeds": ()}
@@ -22,7 +21,7 @@ def flat(unit, gap):
 
 
 def decided(work, rows):
-    found = {claim.id: claims.check(claim) for claim in study_claims.decide(rows, work)}
+    found = {claim.id: claims.check(claim) for claim in study_claims.decide(rows, built(work))}
     assert all(claim.source.startswith("S3") and claim.published for claim in found.values())
     return found
 
@@ -62,7 +61,7 @@ def test_the_numbers_are_those_of_the_definition():
     own = {c: gaps(rows, work, criterion=c, **best) for c in ("quadratic", "linear", "obd")}
     np.testing.assert_allclose(first.values, own["quadratic"] - own["linear"])
     np.testing.assert_allclose(second.values, own["linear"] - own["obd"])
-    assert first.bound == study_claims.THRESHOLDS["excess"] and first.p_value == 1 / 2**8
+    assert first.bound == Thresholds().excess and first.p_value == 1 / 2**8
     assert f"QM {own['quadratic'].mean():.3g} nats" in found["L1"].here
     one = gaps(rows, work, criterion="linear", stages=1, step_penalty=0.01)
     np.testing.assert_allclose(found["L2"].parts[0].values, own["linear"] - one)
@@ -75,7 +74,7 @@ def test_a_hyper_parameter_is_chosen_on_the_other_seeds():
         of = (row["phase"], row.get("criterion"), row.get("stages"), row.get("step_penalty"))
         if of == ("pruned", "linear", 1, 1.0):
             row["penalty"] = 0.0 if row["seed"] == lucky else 9.0
-    found, made = study_claims.Gaps(rows, work).chosen("best", "linear", [1])
+    found, made = study_claims.Gaps(rows, built(work)).chosen("best", "linear", [1])
     assert [choice for choice in made] == [(1, 0.01)] * 4, "its own luck does not count"
     np.testing.assert_allclose(
         found, gaps(rows, work, criterion="linear", stages=1, step_penalty=0.01)
@@ -136,7 +135,7 @@ def test_a_workload_that_cannot_tell_is_unfit(change, gate):
 
 
 def test_a_question_that_was_put_after_the_rows_were_seen_is_undecided():
-    work = workload(thresholds={"put_later": ("L2",)})
+    work = workload(thresholds=vars(Thresholds(put_later=("L2",))))
     found = decided(work, run(work))
     assert found["L1"].standing == "agrees" and found["L2"].standing == "undecided"
     assert max(part.p_value for part in found["L2"].parts) < 0.05
@@ -187,7 +186,7 @@ def test_the_published_means_are_in_the_papers_order():
         means = [mean for mean, _ in PUBLISHED[name]["loss_gap"].values()]
         assert means == sorted(means, reverse=True)
     apart = LOSS_GAPS["linear"] - LOSS_GAPS["quadratic"]
-    assert 0 < study_claims.THRESHOLDS["excess"] < apart / 10
+    assert 0 < Thresholds().excess < apart / 10
 
 
 @pytest.mark.parametrize("tuning", [NO_TUNING, {}])
@@ -195,7 +194,7 @@ def test_the_table_puts_ours_beside_the_papers(tuning):
     work = workload(**tuning)
     rows = run(work)
     seeds = {work.name: work.settings["tuning_seeds"]}
-    lines = tables.beside_published(rows, seeds).splitlines()
+    lines = study_claims.beside_published(rows, seeds).splitlines()
     assert len(lines) == 2 + len(ERROR_GAPS)
     cells = [cell.strip() for cell in lines[-1].strip("|").split("|")]
     assert cells[1] == "QM" and cells[3] == "1.05 ± 0.04" and cells[5] == "1.90 ± 0.20"
@@ -203,13 +202,13 @@ def test_the_table_puts_ours_beside_the_papers(tuning):
     assert float(cells[4].split(" ± ")[0]) == pytest.approx(1.9, abs=0.3)
     assert cells[6] == "8"
     for count in range(0, len(rows), 101):
-        tables.beside_published(rows[:count], seeds)
-    assert "|  |" in tables.beside_published(rows[:5], seeds)
+        study_claims.beside_published(rows[:count], seeds)
+    assert "|  |" in study_claims.beside_published(rows[:5], seeds)
 
 
 def test_every_verdict_is_put_in_words():
     work = workload()
-    found = study_claims.decide(run(work), work)
+    found = study_claims.decide(run(work), built(work))
     text = questions.verdicts(found)
     for claim in found:
         assert f"**{claim.id}, {claim.workload}: {claim.standing}**" in text

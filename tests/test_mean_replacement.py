@@ -25,9 +25,10 @@ from pruning_jax.lab import checkpointing, jobs, results
 from pruning_jax.measurements import where
 from pruning_jax.studies import mean_replacement
 from pruning_jax.studies import networks as shared
-from pruning_jax.studies.mean_replacement import fine_tuned, grid, regression, scoring
+from pruning_jax.studies.mean_replacement import grid, regression
 
 STUDY = studies.find("mean_replacement")
+SPLITS = ("train", "validation", "scored")
 
 
 def tiny():
@@ -35,7 +36,7 @@ def tiny():
     config = configs.get_config("smoke").to_dict()
     (workload,) = config["workloads"].values()
     workload |= {"seeds": (3,), "subset": 320, "probe_every": 5, "selection_every": 2}
-    workload |= {"scoring_examples": 40, "evaluation_examples": 50}
+    workload |= {"scoring_examples": 40, "evaluation_examples": 50, "evaluation_splits": SPLITS}
     workload["model"] = workload["model"] | {"widths": (10, 4, 5, 6, 7)}
     workload["training"] = workload["training"] | {"epochs": 2, "batch_size": 32}
     workload["fine_tuning"] = workload["fine_tuning"] | {"probes": (20,), "steps": (2, 12)}
@@ -84,10 +85,9 @@ def network(finished, step):
     """graph, variables, examples, scores of the network of a step."""
     workload, session, _ = finished
     variables = session.kept(shared.dense_job(workload, 3, step=step))
-    examples = scoring.draw(workload, workload.load(3), 3)
-    graph = grid.graph_of(workload)
-    scored = scoring.score(workload, graph, variables, examples, seed=3, step=step)
-    return graph, variables, examples, scored
+    examples = mean_replacement.draw(workload, 3)
+    scored = mean_replacement.score(workload, variables, examples, seed=3, step=step)
+    return grid.graph_of(workload), variables, examples, scored
 
 
 def test_a_run_has_a_row_for_every_measurement_asked_for(finished):
@@ -97,10 +97,10 @@ def test_a_run_has_a_row_for_every_measurement_asked_for(finished):
     assert counted == {
         "pretrained": 1,
         "selected": 10,
-        "probed": 4 * 2 * 5 * 3,
+        "probed": 4 * 3 * 5 * 3,
         "activations": 1,
         "linear_regression": 1,
-        "fine_tuned": 2 * 2 * 2,
+        "fine_tuned": 2 * 2 * 3,
     }
     for row in of_phase(rows, "probed"):
         assert row["penalty"].keys() == row["pruned_accuracy"].keys() == set(configs_criteria())
@@ -126,7 +126,7 @@ def test_counts_follow_the_fraction_and_one_is_one(finished):
             assert row["removed"] == {name: expected[name] for name in row["removed"]}
 
 
-@pytest.mark.parametrize("split", grid.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("layers", ["all", "firstconv", "midconv", "firstdense"])
 @pytest.mark.parametrize("fraction", [0.5, "one"])
 def test_penalties_are_those_of_networks_pruned_by_hand(finished, layers, fraction, split):
@@ -138,7 +138,7 @@ def test_penalties_are_those_of_networks_pruned_by_hand(finished, layers, fracti
     before = loss(variables)
     assert_close(row["loss"], before.loss, NETWORK)
     for criterion in ("random", "weight_norm", "abs_mrs"):
-        masks = grid.masks_of(workload, graph, scored.scores[criterion], layers, fraction)
+        masks = grid.masks_of(workload, scored.scores[criterion], layers, fraction)
         variants = {
             "zero": units.apply_masks(graph, variables, masks),
             "mean": replacement.fold_means(
@@ -172,7 +172,7 @@ def test_selections_and_squares_are_of_the_units_named(finished):
 def test_the_examples_for_penalties_are_not_those_for_scores(finished):
     workload, *_ = finished
     dataset = workload.load(3)
-    examples = scoring.draw(workload, dataset, 3)
+    examples = mean_replacement.draw(workload, 3)
     for drawn, split in (
         (examples.scoring, dataset.train),
         (examples.evaluation["train"], dataset.train),
@@ -182,7 +182,8 @@ def test_the_examples_for_penalties_are_not_those_for_scores(finished):
         assert all(image.tobytes() in there for image in np.asarray(drawn.inputs))
     assert len(examples.scoring.labels) == 40
     scored = {image.tobytes() for image in np.asarray(examples.scoring.inputs)}
-    for batch in examples.evaluation.values():
+    assert examples.evaluation["scored"] is examples.scoring
+    for batch in (examples.evaluation["train"], examples.evaluation["validation"]):
         assert len(batch.labels) == 50
         assert scored.isdisjoint(image.tobytes() for image in np.asarray(batch.inputs))
 
@@ -196,19 +197,19 @@ def test_fine_tuning_starts_from_the_probe_and_keeps_removed_units_out(finished,
         assert_close(row["penalty"]["0"], start, NETWORK, probed["loss"] + abs(start))
         assert list(row["penalty"]) == ["0", "2", "12"]
     seen = []
-    real = fine_tuned.training.take_steps
+    real = mean_replacement.training.take_steps
 
     def watched(state, train, count, **arguments):
         kept = jax.tree.map(jnp.array, state.masks)
         seen.append((kept, real(state, train, count, **arguments)))
         return seen[-1][1]
 
-    monkeypatch.setattr(fine_tuned.training, "take_steps", watched)
+    monkeypatch.setattr(mean_replacement.training, "take_steps", watched)
     asked = of_phase(rows, "fine_tuned", criterion="abs_mrs", split="train")
-    probe = fine_tuned.load(session, workload, 3, 20)
-    together = fine_tuned.train(session, workload, probe, asked)
+    scored = network(finished, 20)[-1]
+    together = mean_replacement.tuned(session, scored, workload.load(3).train, asked)
     for one, found in zip(asked, together, strict=True):
-        for split in grid.SPLITS:
+        for split in SPLITS:
             where = {"split": split, "layers": "all", "fraction": 0.5}
             (before,) = of_phase(rows, "probed", step=20, **where)
             run = {"criterion": "abs_mrs", "replacement": one["replacement"]}
@@ -231,18 +232,18 @@ def test_a_stop_keeps_every_run_of_a_group_that_is_fine_tuned(finished, tmp_path
     shutil.copytree(session.run.path, workdir)
     asked = []
 
-    def train(session, workload, network, of):
+    def train(session, scored, train, of):
         asked.append(True)
-        return [{count: {split: 1.0 for split in grid.SPLITS} for count in (0, 2, 12)} for _ in of]
+        return [{count: {split: 1.0 for split in SPLITS} for count in (0, 2, 12)} for _ in of]
 
-    monkeypatch.setattr(fine_tuned, "train", train)
-    monkeypatch.setattr(fine_tuned.replicates, "groups", lambda runs, need: [runs])
+    monkeypatch.setattr(mean_replacement, "tuned", train)
+    monkeypatch.setattr(mean_replacement.replicates, "groups", lambda runs, need: [runs])
     lines = (workdir / "results.jsonl").read_text().splitlines(keepends=True)
     kept = [line for line in lines if json.loads(line)["job"]["phase"] != "fine_tuned"]
     (workdir / "results.jsonl").write_text("".join(kept))
     with results.open_run(workdir, results.read(workdir).config, study="mean_replacement") as run:
         with pytest.raises(jobs.Stopped):
-            fine_tuned.fine_tune(jobs.Lab(run, lambda *_: None, lambda: asked), workload)
+            mean_replacement.fine_tune(jobs.Lab(run, lambda *_: None, lambda: asked), workload)
         assert len(of_phase(run.rows(), "fine_tuned")) == len(of_phase(rows, "fine_tuned"))
 
 
@@ -270,7 +271,7 @@ def test_an_interrupted_run_ends_like_a_whole_one(finished, tmp_path, monkeypatc
     monkeypatch.setattr(mean_replacement.figures, "mean_replacement", lambda rows: {})
     with monkeypatch.context() as patch, pytest.raises(_Stop):
         if where == "score":
-            patch.setattr(scoring, "score", stopping(scoring.score, after))
+            patch.setattr(mean_replacement, "score", stopping(mean_replacement.score, after))
             run_in(tmp_path / "run")
         else:
             run_in(tmp_path / "run", stopping(quiet, after))
@@ -322,6 +323,10 @@ def test_the_row_of_the_regression_says_so_of_the_network(finished):
         ("fractions", (1.0,), "1.0"),
         ("layers", {"midconv": ("params/Conv_9",)}, "Conv"),
         ("layers", {"midconv": ("params/Dense_2",)}, "not prunable"),
+        ("layers", ("params/Conv_0",), "it must be a dict of layer sets"),
+        ("fractions", 0.5, "fractions is 0.5; give a tuple"),
+        ("selection.fraction", "two", "selection.fraction is 'two'; it must be 'one', or a share"),
+        ("thresholds.overlap", True, "thresholds.overlap is True; it must be a finite number"),
         ("scoring_examples", 0, "scoring_examples"),
         ("evaluation_examples", 201, "that are not scored with"),
         ("evaluation_splits", ("test",), "evaluation split"),
@@ -355,7 +360,7 @@ def test_the_variants_describe_studies_that_exist(tfds_dir):
         for values in config["workloads"].values():
             values["data_dir"] = tfds_dir
         for workload in STUDY.build(config):
-            assert grid.total_steps(workload) >= max(workload.settings["fine_tuning"]["probes"])
+            assert grid.total_steps(workload) >= max(workload.settings.fine_tuning.probes)
     with pytest.raises(ValueError, match="smoke"):
         configs.get_config("nope")
 

@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from mean_replacement_rows import PENALTIES, chosen, penalty, run, squares, tuned, workload
+from mean_replacement_rows import PENALTIES, built, chosen, penalty, run, squares, tuned, workload
 
 from pruning_jax.analysis import claims
-from pruning_jax.measurements import mean_replacement as measured
 from pruning_jax.studies.mean_replacement import claims as study_claims
 
 ALL = ("M1", "M2", "M3", "M4", "M5", "M6", "M7")
@@ -24,7 +23,7 @@ def rows(work):
 
 
 def decided(work, rows):
-    found = {claim.id: claims.check(claim) for claim in study_claims.decide(rows, work)}
+    found = {claim.id: claims.check(claim) for claim in study_claims.decide(rows, built(work))}
     assert all(claim.source.startswith("S4") and claim.published for claim in found.values())
     assert all(claims.from_dict(claims.to_dict(claim)) == claim for claim in found.values())
     return found
@@ -158,8 +157,8 @@ def test_m5_and_m6_by_hand(work, rows):
     "first, second, expected", [([1, 2], [2, 3], 1 / 3), ([], [1], 0), ([1], [1], 1)]
 )
 def test_overlaps_by_hand(first, second, expected):
-    assert measured.overlap(first, second) == expected
-    assert math.isnan(measured.overlap([], []))
+    assert study_claims.overlap(first, second) == expected
+    assert math.isnan(study_claims.overlap([], []))
 
 
 def often_worse(share, by=1.1):

@@ -1,6 +1,7 @@
 """The pruning-mechanism study: its rows against networks made by hand, and how it resumes."""
 
 import shutil
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -26,7 +27,7 @@ from pruning_jax.lab import checkpointing, jobs, replicates, results, tables
 from pruning_jax.measurements import where
 from pruning_jax.recipes import Recipe
 from pruning_jax.studies import pruning_mechanism
-from pruning_jax.studies.pruning_mechanism import arms, networks, surfaces, used
+from pruning_jax.studies.pruning_mechanism import asked, measures, networks
 from pruning_jax.types import Batch
 
 STUDY = studies.find("pruning_mechanism")
@@ -119,8 +120,11 @@ def network(finished, phase="network", **columns):
     """row, variables, masks of a network that a run kept."""
     workload, session, rows, *_ = finished
     (row,) = of_phase(rows, phase, **columns)
-    unit = networks.job_of(workload, SEED, phase, **columns)
-    return row, *networks.load(session, unit)
+    return row, *replicate(session, workload).kept(columns, phase)
+
+
+def replicate(session, workload):
+    return networks.Replicate(session, workload, SEED, workload.load(SEED))
 
 
 def cycle(regime, number, arm="weight"):
@@ -263,8 +267,7 @@ def test_rewound_weights_are_those_of_the_epoch(finished):
     workload, session, _, _ = finished
     row, _, kept = network(finished, "pruned", **cycle("weight_rewinding", 1, "rewound"))
     assert row["removed"] == round(0.4 * PRUNABLE)
-    unit = networks.job_of(workload, SEED, **DENSE)
-    first = networks.snapshot_of(session, unit, 1)
+    first = replicate(session, workload).snapshot(DENSE, 1)
     assert np.abs(flat(first) - flat(network(finished, **DENSE)[1])).max() > 1e-3
     row, retrained, _ = network(finished, **cycle("weight_rewinding", 1, "rewound"))
     key = jax.random.fold_in(keys()["retraining"], 1)
@@ -321,12 +324,12 @@ def test_utilities_are_those_of_brute_force(finished, monkeypatch):
         seen.append((variables, ablations, batch))
         return real(apply_fn, variables, ablations, batch)
 
-    monkeypatch.setattr(used.utility, "measure", watched)
-    examples = used.examples_of(workload, SEED, workload.load(SEED))
+    monkeypatch.setattr(measures.utility, "measure", watched)
+    one, examples = replicate(session, workload), utility_examples(workload)
     for row in of_phase(rows, "utility"):
         named = ("phase", "workload", "seed", "network", "density", "schedules")
         unit = {name: row[name] for name in (*named, "epoch", "among", "ratio") if name in row}
-        assert row == unit | used.utilities(session, workload, unit, examples)
+        assert row == unit | measures.utilities(one, unit, examples)
         variables, ablations, batch = seen[-1]
         kept = allowed(finished, row)
         assert row["weights"] == kept.sum() and len(ablations) == row["subsets"] == 4
@@ -342,6 +345,10 @@ def test_utilities_are_those_of_brute_force(finished, monkeypatch):
         assert sum(row["counts"]) == 4 and row["edges"][0] <= row["minimum"]
         assert row["examples"] == len(batch.labels) == 40
         assert row["unablated_accuracy"] == pytest.approx(measured(variables, batch)[1])
+
+
+def utility_examples(workload):
+    return data.sample(keys()["pruning"], workload.load(SEED).train, 40)
 
 
 def allowed(finished, row):
@@ -372,8 +379,8 @@ def test_utilities_during_training_are_of_the_epoch(finished):
     workload, session, rows, _ = finished
     (row,) = of_phase(rows, "utility", epoch=1, ratio=0.1)
     (last,) = of_phase(rows, "utility", epoch="last", among=1.0, ratio=0.1, **DENSE)
-    snapshot = networks.snapshot_of(session, networks.job_of(workload, SEED, **DENSE), 1)
-    batch = used.examples_of(workload, SEED, workload.load(SEED))
+    snapshot = replicate(session, workload).snapshot(DENSE, 1)
+    batch = utility_examples(workload)
     assert row["unablated_accuracy"] == pytest.approx(measured(snapshot, batch)[1])
     assert row["subset_size"] == last["subset_size"] == round(0.1 * PRUNABLE)
     assert row["mean"] != last["mean"]
@@ -383,7 +390,7 @@ def test_bands_are_the_quarters_of_magnitude(finished):
     workload, _, rows, _ = finished
     (row,) = of_phase(rows, "bands", **DENSE)
     _, variables, _ = network(finished, **DENSE)
-    batch = used.examples_of(workload, SEED, workload.load(SEED))
+    batch = utility_examples(workload)
     order = np.argsort(np.abs(flat(variables)), kind="stable")
     asked = {"ratio": 0.25, "subset_size": None}
     for number, band in enumerate(np.array_split(order, 4)):
@@ -399,8 +406,7 @@ def between(finished, columns):
     """The pretrained, pruned and retrained network of an arm, and the examples of its surface."""
     found = [network(finished, **DENSE), network(finished, "pruned", **columns)]
     found.append(network(finished, **columns))
-    workload = finished[0]
-    batch = surfaces._examples(workload, SEED, workload.load(SEED), 40)
+    batch = measures.examples_of(replicate(*finished[1::-1]), 40)
     return [variables for _, variables, _ in found], batch
 
 
@@ -412,7 +418,7 @@ def test_paths_lead_from_the_pretrained_to_the_retrained_network(finished, name,
     (first, _, last), batch = between(finished, cycle(regime, compared, name))
     middle = jax.tree.map(lambda a, b: (np.asarray(a) + np.asarray(b)) / 2, first, last)
     expected = np.array([measured(each, batch) for each in (first, middle, last)]).T
-    for moments in surfaces.MOMENTS:
+    for moments in asked.MOMENTS:
         (row,) = of_phase(finished[2], "path", arm=name, regime=regime, moments=moments)
         assert row["positions"] == [0.0, 0.5, 1.0] and row["examples"] == 40
         np.testing.assert_allclose(row["loss"], expected[0], rtol=1e-5)
@@ -511,9 +517,9 @@ def test_what_is_finished_is_not_done_again_but_where_it_is_damaged(finished, tm
     seen, expected = [], {}
     assert run_in(tmp_path / "run", tiny(), lambda *report: seen.append(report))[2] == rows
     assert not seen and (tmp_path / "run" / "results.jsonl").stat().st_mtime_ns == stamp
-    trained = [networks.job_of(workload, SEED, **DENSE)]
-    trained.append(networks.job_of(workload, SEED, **cycle("fine_tuning", 2)))
-    pruned = networks.job_of(workload, SEED, "pruned", **cycle("learning_rate_rewinding", 2))
+    one = replicate(session, workload)
+    trained = [one.job(**DENSE), one.job(**cycle("fine_tuning", 2))]
+    pruned = one.job("pruned", **cycle("learning_rate_rewinding", 2))
     for unit in (*trained, pruned):
         folder = tmp_path / "run" / "checkpoints" / tables.folder(unit)
         expected[folder] = checkpointing.load(folder)
@@ -586,8 +592,8 @@ def channel_run(tmp_path_factory):
 
 def test_channels_are_pruned_and_trained_with_the_penalty_on_scales(channel_run):
     workload, _, _ = channel_run
-    task = arms.task_of(workload, workload.settings["arms"]["channel"])
-    assert task.regulariser == PENALTY and arms.task_of(workload).regulariser is None
+    task = networks.task_of(workload, "channel")
+    assert task.regulariser == PENALTY and workload.pretraining.regulariser is None
     _, before, everything = network(channel_run, **DENSE)
     assert flat(everything, [f"params/Dense_{number}/kernel" for number in range(4)]).all()
     gone = [np.zeros(10, bool)] * 2
@@ -630,7 +636,7 @@ def test_the_state_of_a_path_is_kept_or_estimated(channel_run):
             loss = -log_softmax(found)[np.arange(len(labels)), labels].mean()
             assert_close(row["loss"][place], loss, NETWORK)
             assert row["accuracy"][place] == (found.argmax(-1) == labels).mean()
-    ends = [of_phase(rows, "path", moments=moments)[0]["loss"][2] for moments in surfaces.MOMENTS]
+    ends = [of_phase(rows, "path", moments=moments)[0]["loss"][2] for moments in asked.MOMENTS]
     assert abs(ends[0] - ends[1]) > 1e-3
 
 
@@ -658,7 +664,7 @@ def test_channels_that_are_removed_stay_removed(channel_run, seed):
     gone = [np.zeros(10, bool)] * 2
     for fraction, count in ((0.5, 10), (0.75, 15)):
         key = None if seed is None else jax.random.key(seed)
-        kept = networks.channels(graph, variables, fraction, key)
+        kept = networks.channels(channel_run[0], fraction, variables, key)
         pruned = networks.masks.apply(variables, kept)
         removed = [own == 0 for own in scales(pruned)]
         assert sum(own.sum() for own in removed) == count
@@ -691,7 +697,7 @@ def test_prunable_weights_are_those_of_convolutions_or_all(channel_run):
     names = [f"params/{layer}/kernel" for layer in kernels]
     workload = channel_run[0]._replace(kernels=tuple(names), trace=trace)
     for prunable, expected in (("kernels", names), ("convolutions", names[:1])):
-        workload = workload._replace(settings={"prunable": prunable})
+        workload = workload._replace(settings=SimpleNamespace(prunable=prunable))
         kept = networks.everything(workload, variables)
         assert [*trees.named_leaves(kept)] == expected and flat(kept, expected).all()
 
@@ -703,29 +709,29 @@ def test_prunable_weights_are_those_of_convolutions_or_all(channel_run):
     ("field", "value", "named"),
     [
         ("prunable", "biases", "unknown prunable 'biases'.*valid: convolutions, kernels"),
-        ("utility.examples", 161, "utility.examples is 161; it must be 1 to the 160 training"),
+        ("utility.examples", 161, "utility.examples is 161; it must be from 1 to the 160 training"),
         ("utility.examples", 0, "utility.examples is 0; it must be an integer of 1"),
         ("utility.subsets", 2.5, "utility.subsets is 2.5; it must be an integer"),
-        ("utility.subsets", 1, "utility.subsets is 1; give 2 or more"),
+        ("utility.subsets", 1, "utility.subsets is 1; it must be an integer of 2 or more"),
         ("during_training.epochs", (1, 3), "has 3; networks are kept from epoch 1 to 2"),
-        ("during_training.epochs", (0,), "it must be integers of 1 or more"),
-        ("during_training.epochs", (), "it must be integers of 1 or more"),
-        ("during_training.ratios", (0.0,), r"is \(0.0,\); it must be shares .* in \(0, 1\]"),
+        ("during_training.epochs", (0,), "epochs is 0; it must be an integer of 1 or more"),
+        ("during_training.epochs", (), "during_training.epochs is empty"),
+        ("during_training.ratios", (0.0,), r"ratios is 0.0; it must be a share, in \(0, 1\]"),
         ("during_training.ratios", 0.1, "during_training.ratios is 0.1"),
-        ("sizes.ratios", (0.1, 1.5), r"sizes.ratios is \(0.1, 1.5\)"),
+        ("sizes.ratios", (0.1, 1.5), "sizes.ratios is 1.5"),
         ("sizes.ratios", (0.1, 0.8), "numbers has 0.1, a share of 0.2 .* sizes.ratios lacks"),
-        ("sizes.densities", (1.0,), "sizes.densities has 1; a small network keeps less"),
+        ("sizes.densities", (1.0,), "sizes.densities is 1.0; it must be a share below 1"),
         ("sizes.bands", 0, "sizes.bands is 0"),
         ("one_shot.densities", (-0.5,), "one_shot.densities is"),
         ("one_shot.ratios", (float("nan"),), "one_shot.ratios is"),
-        ("arms.weight.prunes", "weight", "arms.weight.prunes 'weight' .did you mean 'weights'"),
+        ("arms.weight.prunes", "weight", "unknown prunes 'weight' .did you mean 'weights'"),
         ("arms.weight.prunes", "channels", "'params/Dense_0' has no norm; prune weights"),
         ("arms.weight.share", 1.0, "share is 1.0"),
         ("arms.weight.cycles", 0, "arms.weight.cycles is 0"),
         ("arms.weight.cycle", 2, "field of arms.weight 'cycle' .did you mean 'cycles'"),
         ("arms.weight.epochs", 1, "epochs is 1; where a small network .* must be the 2"),
         ("arms.weight.regimes", ("small", "small"), "none twice"),
-        ("surface", {}, "unknown section 'surface' .did you mean 'surfaces'"),
+        ("surface", {}, "unknown field .* 'surface' .did you mean 'surfaces'"),
         ("surfaces.seeds", 2, "surfaces.seeds is 2; there are 1"),
         ("arms.weight.regimes", ("finetuning",), "unknown regime.*mean 'fine_tuning'"),
         ("arms.weight.compared", 3, "arms.weight.compared is 3; it must be 1 to 2"),
@@ -734,13 +740,17 @@ def test_prunable_weights_are_those_of_convolutions_or_all(channel_run):
         ("arms.weight.epochs", 0, "arms.weight.epochs is 0"),
         ("arms.weight.epochs", 1.5, "epochs is 1.5; it must be an integer"),
         ("arms.weight.scale_l1", -0.1, "arms.weight.scale_l1 is -0.1"),
-        ("paths.positions", 2, "paths.positions is 2; a barrier needs 3"),
+        ("paths.positions", 2, "paths.positions is 2; it must be an integer of 3 or more"),
         ("paths.examples", 161, "paths.examples is 161"),
         ("surfaces.examples", 0, "surfaces.examples is 0"),
         ("surfaces.arms", ("wieght",), "unknown arm of surfaces 'wieght'.*'weight'"),
         ("surfaces.moments", ("re-estimated",), "moments 're-estimated'.*kept, estimated"),
         ("surfaces.shape", (1, 3), r"surfaces.shape is \(1, 3\)"),
-        ("surfaces.shape", (3,), "it is rows and columns"),
+        ("surfaces.shape", 3, "surfaces.shape is 3; it must be rows and columns"),
+        ("arms", 3, "arms is 3; give its fields"),
+        ("sizes", (0.5,), r"sizes is \(0.5,\); give its fields"),
+        ("sizes.densities", ("half",), "sizes.densities is 'half'; it must be a share below 1"),
+        ("surfaces.shape", (3,), "it must be rows and columns"),
         ("surfaces.margin", -0.1, "surfaces.margin is -0.1"),
         ("seeds", (), "seeds"),
     ],
@@ -794,17 +804,11 @@ def test_the_variants_describe_studies_that_exist(variant, monkeypatch):
 
     monkeypatch.setattr(studies.workloads.data, "load", load)
     for workload in STUDY.build(configs.get_config(variant).to_dict()):
-        asked = [
-            *used.during_training(workload, 1),
-            *used.of_sizes(workload, 1),
-            *used.of_one_shot(workload, 1),
-        ]
-        assert len(asked) == len({tables.name(unit) for unit in asked}) > 0
-        ratios = workload.settings["sizes"].get("ratios", ())
-        densities = workload.settings["sizes"].get("densities", ())
-        numbers = workload.settings["sizes"].get("numbers", ())
-        own = [number / density for number in numbers for density in (1.0, *densities)]
-        assert set(own) <= set(ratios), "equal numbers are ratios that are run"
+        jobs = list(measures.utility_jobs(networks.Replicate(None, workload, 1, None)))
+        assert len(jobs) == len({tables.name(job) for job in jobs}) > 0
+        sizes = workload.settings.sizes
+        own = [number / density for number in sizes.numbers for density in (1.0, *sizes.densities)]
+        assert set(own) <= set(sizes.ratios), "equal numbers are ratios that are run"
 
 
 def test_an_unknown_variant_is_refused():

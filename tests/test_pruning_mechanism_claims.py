@@ -12,6 +12,7 @@ from pruning_mechanism_rows import (
     accuracy,
     arm,
     barrier,
+    built,
     drops,
     run,
     train_accuracy,
@@ -22,7 +23,6 @@ from pruning_mechanism_rows import (
 from pruning_jax.analysis import claims, landscape
 from pruning_jax.measurements import pruning_mechanism as measured
 from pruning_jax.studies.pruning_mechanism import claims as study_claims
-from pruning_jax.studies.pruning_mechanism import readings
 
 OF_D = ("E2", "E3", "E4", "E5", "E6", "E6", "E7", "R6")
 TUNED, REWOUND = "fine_tuning", "learning_rate_rewinding"
@@ -44,7 +44,7 @@ def decided(work, rows):
 
 
 def decide(work, rows):
-    found = [claims.check(claim) for claim in study_claims.decide(rows, work)]
+    found = [claims.check(claim) for claim in study_claims.decide(rows, built(work))]
     assert [claim.id for claim in found] == sorted(claim.id for claim in found)
     assert all(claim.source.startswith("S0") and claim.published for claim in found)
     assert all(claims.from_dict(claims.to_dict(claim)) == claim for claim in found)
@@ -117,7 +117,7 @@ def test_labels_say_what_ran(work, decided):
     normalised.examples = 1234
     text = "C: Small Conv with batch normalisation, CIFAR-10 (1,234 images)"
     assert study_claims.label_of(normalised) == text
-    labels = [c.workload for c in study_claims.decide([], work) if c.id == "E6"]
+    labels = [c.workload for c in study_claims.decide([], built(work)) if c.id == "E6"]
     assert labels == [
         f"{label}; channels, 20 % a cycle, after cycle 5",
         f"{label}; channels, 50 % a cycle, after cycle 3",
@@ -131,9 +131,9 @@ def test_a_claim_without_its_section_is_not_listed(rows):
         ("paths", {"E6"}),
         ("arms", {"E6", "E7", "R6"}),
     ):
-        found = {claim.id for claim in study_claims.decide(rows, workload(**{section: {}}))}
+        found = {claim.id for claim in study_claims.decide(rows, built(workload(**{section: {}})))}
         assert found == set(OF_D) - gone
-    assert study_claims.decide([], workload("small_conv", during_training={})) == []
+    assert study_claims.decide([], built(workload("small_conv", during_training={}))) == []
     both = workload(during_training=DURING_TRAINING)
     assert {claim.id for claim in decide(both, run(both))} == {"E1", *OF_D}
 
@@ -409,7 +409,7 @@ def test_any_part_of_a_run_is_decided_without_an_error(rows):
 
 def test_a_saturated_setting_is_unfit(work):
     rows = run(work, ablated=lambda unit: (0.94, 0.5, 0.95))
-    assert readings.random_cost(rows, work) == pytest.approx(1.0, abs=0.5)
+    assert study_claims.sensitive(rows, built(work)).value == pytest.approx(1.0, abs=0.5)
     unfit = {id for id, standing in standings(work, rows) if standing == "unfit"}
     assert unfit == {"E2", "E3", "E4", "E5"}
 
@@ -467,27 +467,26 @@ def test_barriers_by_hand():
 
 
 def test_distances_by_hand():
-    one, other = {0.1: 1.0, 0.2: 0.0}, {0.1: 3.0, 0.2: 0.0}
-    assert measured.distance([one], [one], (0.1, 0.2)) == 0
-    assert measured.distance([one], [other], (0.1,)) == 1
-    assert measured.distance([one, one], [other, one], (0.1, 0.2)) == 0.25
-    with pytest.raises(LookupError, match=r"share of 0.3; there are 0.1, 0.2"):
-        measured.distance([one], [other], (0.3,))
-    with pytest.raises(ValueError, match="is -1"):
-        measured.distance([{0.1: -1.0}], [one], (0.1,))
+    one, other = np.array([[1.0, 0.0, 2.0, 2.0]]), np.array([[3.0, 0.0, 2.0, 2.0]])
+    assert study_claims.distance(one, one) == [0]
+    assert study_claims.distance(one, other) == [0.25]
+    np.testing.assert_array_equal(study_claims.distance(one.T, other.T), [1, 0, 0, 0])
+    with pytest.raises(ValueError, match="is -3"):
+        study_claims.distance(one, -other)
 
 
 def test_curves_of_the_rows(work, rows):
-    own = [row for row in rows if row["seed"] == 1]
-    small = {"network": "small", "density": 0.25, "schedules": 1}
-    found = measured.by_ratio(own, "mean", **small)
-    assert list(found) == sorted(RESNET8["sizes"]["ratios"])
-    assert measured.by_number(found, 0.25)[0.05] == found[0.2]
-    assert list(measured.by_ratio(own, "std", network="dense", among=0.25)) == [0.1, 0.2]
-    other = run(workload("small_conv", seeds=1))
-    assert tuple(measured.along_training(other, 0.1, "std")) == DURING_TRAINING["epochs"]
-    row = one(own, phase="network", arm="weight", regime=TUNED, cycle=6)
-    assert measured.compression(row) == pytest.approx(0.7**-6, rel=1e-3)
+    network = {"network": "dense", "density": 1.0, "among": 0.25}
+    found = study_claims.curves(rows, built(work), (0.1, 0.2), **network)
+    assert found.shape == (8, 4)
+    for place, seed in enumerate(work.seeds):
+        of = [curve(rows, seed, moment, (0.1, 0.2), **network) for moment in ("mean", "std")]
+        np.testing.assert_array_equal(found[place], np.ravel(of))
+    assert study_claims.own_ratio(built(work), 0.1 + 1e-9) == 0.1
+    with pytest.raises(LookupError, match=r"share of 0.3 were run; there are 0.05, 0.1"):
+        study_claims.own_ratio(built(work), 0.3)
+    row = one(rows, seed=1, phase="network", arm="weight", regime=TUNED, cycle=6)
+    assert study_claims.compression(row) == pytest.approx(0.7**-6, rel=1e-3)
 
 
 def test_a_surface_shows_what_there_is(rows):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pruning_jax import figures
 from pruning_jax.measurements import pruning_mechanism as measured
 from pruning_jax.measurements.landscape import interval
-from pruning_jax.studies.pruning_mechanism.published import PUBLISHED
+from pruning_jax.studies.pruning_mechanism.claims import PUBLISHED
 
 OF_RESNET8 = [f"figure_{kind}_w" for kind in ("1", "3", "4", "5", "6", "6_kept", "6_barriers")]
 BLACK, BLUE, ORANGE, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
@@ -93,11 +93,8 @@ def test_figure_2_follows_training_and_has_two_histograms(early, drawn):
     assert [ax.get_title() for ax in axes[:4]] == titles
     assert [ax.get_title() for ax in axes[4:]] == [f"5 % removed, epoch {e}" for e in (1, 30)]
     for ax, column in zip(axes, ("mean", "std", "minimum", "maximum"), strict=False):
-        of = [
-            measured.along_training([r for r in early if r["seed"] == s], 0.2, column)
-            for s in (1, 2, 3)
-        ]
-        expected = {epoch: np.mean([one[epoch] for one in of]) for epoch in of[0]}
+        epochs = sorted({row["epoch"] for row in early if row["phase"] == "utility"})
+        expected = {e: of_seeds(early, column, epoch=e, ratio=0.2).mean() for e in epochs}
         assert curve(ax, ORANGE) == pytest.approx(expected)
     heights = axes[5].patches[0].get_data().values
     assert heights.sum() == pytest.approx(100)

@@ -5,7 +5,7 @@ import pytest
 from pruning_mechanism_rows import DENSE, RESNET8, VALIDATION, run, workload
 
 from pruning_jax.studies.pruning_mechanism import tables
-from pruning_jax.studies.pruning_mechanism.published import PUBLISHED, REGIMES
+from pruning_jax.studies.pruning_mechanism.claims import PUBLISHED, REGIMES
 
 WORKLOADS = {"small_conv": {"arms": {}}, "resnet8": RESNET8}
 LINES = 1 + sum(len(arm["regimes"]) for arm in RESNET8["arms"].values())

@@ -227,7 +227,7 @@ def test_a_run_of_table_2_measures_its_setting_alone():
     assert {(unit["seed"], unit["fraction"], unit["layers"]) for unit in units} == {
         (seed, fraction, layers)
     }
-    assert len(units) == 2 and plan.settings["selection"]["layers"] == "midconv"
+    assert len(units) == 2 and plan.settings.selection.layers == "midconv"
 
 
 VARIED = ("seeds", "fractions", "probed")
@@ -240,7 +240,7 @@ def test_probed_names_layer_sets_there_are():
         studies.find("mean_replacement").build(config)
 
 
-@pytest.mark.parametrize(("only", "message"), [(("x",), "small_conv"), (("resnet8",) * 2, "once")])
+@pytest.mark.parametrize(("only", "message"), [(("x",), "small_conv"), (("resnet8",) * 2, "twice")])
 def test_only_names_workloads_there_are(only, message):
     config = pruning_mechanism.get_config("smoke").to_dict() | {"only": only}
     with pytest.raises(ValueError, match=message):

@@ -5,28 +5,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy  # its parts are imported when they are used
 from numpy.typing import ArrayLike
 
+from pruning_jax.analysis.statistics import mean_interval
 from pruning_jax.measurements import Row
-
-CONFIDENCE = 0.95
 
 
 def interval(values: ArrayLike) -> tuple[float, float, float]:
-    """The mean over seeds and the ends of its 95 % confidence interval, by Student's t.
-
-    mean +- t(0.975; n - 1) sd / sqrt(n)
-
-    Args:
-      values: one number a seed; of a single one the interval is that number.
-    """
+    """The mean over seeds and the ends of its 95 % interval, which of one seed are its value."""
     sample = np.asarray(values, dtype=float)
-    if sample.size < 2:
-        return (float(sample.mean()),) * 3
-    quantile = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, sample.size - 1)
-    half = quantile * sample.std(ddof=1) / math.sqrt(sample.size)
-    return float(sample.mean()), float(sample.mean() - half), float(sample.mean() + half)
+    return (float(sample[0]),) * 3 if sample.size == 1 else mean_interval(sample)
 
 
 def at_each(rows: Iterable[Row], place: str, column: str) -> dict[Any, list[float]]:

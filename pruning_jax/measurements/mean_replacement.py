@@ -1,6 +1,5 @@
 """The rows of the mean-replacement study as arrays: penalties, profiles' areas, units selected."""
 
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,17 +14,16 @@ Method = tuple[str, str]
 """Criterion and replacement."""
 
 
-def prunings(rows: Iterable[Row]) -> list[Row]:
-    """The settings, rows of phase ``probed``, in which a unit was removed."""
-    return [row for row in where(rows, phase="probed") if any(row["removed"].values())]
-
-
 def comparable(rows: Iterable[Row]) -> list[Row]:
-    """The `prunings` whose penalties are all finite and not all the same."""
+    """The settings, rows of phase ``probed``, in which a unit was removed, that tell methods apart.
+
+    Their penalties are all finite and not all the same.
+    """
     found = []
-    for row in prunings(rows):
+    for row in where(rows, phase="probed"):
         costs = [cost for both in row["penalty"].values() for cost in both.values()]
-        if np.isfinite(costs).all() and len(set(costs)) > 1:
+        removed = any(row["removed"].values())
+        if removed and np.isfinite(costs).all() and len(set(costs)) > 1:
             found.append(row)
     return found
 
@@ -61,14 +59,6 @@ def method_areas(rows: Sequence[Row]) -> dict[Method, float]:
     return dict(zip(costs, areas([*costs.values()]).tolist(), strict=True)) if costs else {}
 
 
-def scorer_areas(rows: Sequence[Row]) -> dict[str, float]:
-    """The area under each criterion's profiles, the mean over its replacements."""
-    found: dict[str, list[float]] = {}
-    for (criterion, _), area in method_areas(rows).items():
-        found.setdefault(criterion, []).append(area)
-    return {criterion: float(np.mean(both)) for criterion, both in found.items()}
-
-
 def fine_tuned_pairs(rows: Iterable[Row]) -> list[tuple[Row, Row]]:
     """Fine-tuned networks whose units were removed alone, with those that had means folded."""
     same = ("workload", "seed", "step", "layers", "fraction", "criterion")
@@ -101,12 +91,3 @@ def layer_size(rows: Iterable[Row], **columns: object) -> int | None:
     """The units of the layer that an ``activations`` row with these columns tells of."""
     found = where(rows, phase="activations", **columns)
     return len(found[0]["mean_square"]) if found else None
-
-
-def overlap(first: Iterable[int], second: Iterable[int]) -> float:
-    """Jaccard's overlap of two sets of units, |A and B| / |A or B|; not a number if both are empty.
-
-    Source: Jaccard (1901).
-    """
-    a, b = set(first), set(second)
-    return len(a & b) / len(a | b) if a | b else math.nan

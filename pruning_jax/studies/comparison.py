@@ -1,129 +1,104 @@
 """Every weight criterion at several sparsities, on one network: before, after, and retrained."""
 
+import contextlib
 import itertools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from pruning_jax import figures
+from pruning_jax import choices, figures, tables
 from pruning_jax.lab.jobs import Lab
+from pruning_jax.lab.tables import Job
 from pruning_jax.measurements import Row, rows_of
-from pruning_jax.studies import workloads
+from pruning_jax.studies import settings, workloads
 from pruning_jax.studies.networks import pretrain, prune, pruning_job, retrain
 from pruning_jax.studies.workloads import Workload
 
-SETTINGS = ("criteria", "sparsities", "stages", "schedule", "scope", "statistics_examples")
+Sparsity = settings.several(lambda _, value: choices.check_sparsity(value))
 
 
-class Plan(NamedTuple):
-    """What a comparison does."""
+@settings.setting
+class Settings:
+    """What is compared."""
 
-    workload: Workload
-    criteria: tuple[str, ...]
-    sparsities: tuple[float, ...]
+    criteria: workloads.Criteria
+    sparsities: settings.Annotated[tuple[float, ...], Sparsity]
     stages: int
+    schedule: workloads.Schedule
+    scope: workloads.Scope
+    statistics_examples: int
 
 
-def build(config: Mapping[str, Any]) -> Plan:
+def build(config: Mapping[str, Any]) -> Workload:
     """The comparison that a config describes; raises `ValueError` for one that cannot run."""
     if not isinstance(config.get("workload"), Mapping):
         raise ValueError(f"workload is {config.get('workload')!r}; give its fields")
-    workload = workloads.build(config["study"], config["workload"])
-    workloads.check_settings(workload, SETTINGS)
-    settings = workload.settings
-    workloads.check_pruning(workload, settings["sparsities"], [settings["stages"]])
-    return Plan(
-        workload, tuple(settings["criteria"]), tuple(settings["sparsities"]), settings["stages"]
-    )
+    workload = workloads.build(config["study"], config["workload"], Settings)
+    workloads.check_pruning(workload, workload.settings.sparsities, [workload.settings.stages])
+    return workload
 
 
-def run(plan: Plan, lab: Lab) -> None:
+def run(workload: Workload, lab: Lab) -> None:
     """Pretrains, prunes by every criterion to every sparsity, retrains each, and concludes."""
-    pretrain(lab, plan.workload, plan.workload.seeds)
-    pruned = jobs(plan)
-    prune(lab, plan.workload, pruned, keep=pruned)
-    retrain(lab, plan.workload, pruned)
-    conclude(plan, lab)
+    pretrain(lab, workload, workload.seeds)
+    pruned = jobs(workload)
+    prune(lab, workload, pruned, keep=pruned)
+    retrain(lab, workload, pruned)
+    conclude(workload, lab)
 
 
-def conclude(plan: Plan, lab: Lab) -> None:
+def jobs(workload: Workload) -> list[Job]:
+    """Every pruning, ordered by the seed whose network it prunes."""
+    asked = workload.settings
+    return [
+        pruning_job(workload, seed, criterion, sparsity=sparsity, stages=asked.stages)
+        for seed, criterion, sparsity in itertools.product(
+            workload.seeds, asked.criteria, asked.sparsities
+        )
+    ]
+
+
+def conclude(workload: Workload, lab: Lab) -> None:
     """Draws and prints the rows so far; it decides no claim, so its list of them is empty."""
     rows = lab.run.rows()
     lab.run.save_figure(figures.accuracy_by_sparsity(rows), "accuracy_by_sparsity")
     lab.run.write_claims([])
-    print(table(plan, rows))
-
-
-def jobs(plan: Plan) -> list[Row]:
-    """Every pruning, ordered by the seed whose network it prunes."""
-    return [
-        pruning_job(plan.workload, seed, criterion, sparsity=sparsity, stages=plan.stages)
-        for seed, criterion, sparsity in itertools.product(
-            plan.workload.seeds, plan.criteria, plan.sparsities
-        )
-    ]
+    print(table(workload, rows))
 
 
 HEADER = ("criterion", "sparsity", "before %", "pruned %", "retrained %", "penalty", "compression")
 
 
-def table(plan: Plan, rows: list[Row]) -> str:
+def table(workload: Workload, rows: list[Row]) -> str:
     """Means over the seeds: a line for each criterion and sparsity that has been retrained.
 
     A line is of the seeds whose rows are there; what misses some says how many it has.
     """
-    seeds, lines, notes = plan.workload.seeds, [HEADER], set()
-    for criterion, sparsity in itertools.product(plan.criteria, plan.sparsities):
-        unit = {"criterion": criterion, "sparsity": sparsity}
-        by_seed = [_of_seed(rows, unit, seed) for seed in seeds]
-        there = [found for found in by_seed if found is not None]
+    seeds, lines, notes = workload.seeds, [HEADER], set()
+    for criterion, sparsity in itertools.product(
+        workload.settings.criteria, workload.settings.sparsities
+    ):
+        there = []
+        for seed in seeds:
+            job = {"criterion": criterion, "sparsity": sparsity, "seed": seed}
+            phases = [job | {"phase": phase} for phase in ("pruned", "retrained")]
+            with contextlib.suppress(LookupError):
+                there.append(rows_of(rows, [{"phase": "pretrained", "seed": seed}, *phases]))
         if not there:
             notes.add("a line is missing where nothing has been retrained")
             continue
-        dense, pruned, retrained = map(list, zip(*there, strict=True))
-        empties = any(row["empty_layers"] for row in pruned)
-        parameters, removed = pruned[0]["parameters"], pruned[0]["removed"]
+        empties = any(pruned["empty_layers"] for _, pruned, _ in there)
         if empties:
             notes.add("* a layer lost all its weights")
         if len(there) < len(seeds):
             notes.add("(n) the mean of n seeds alone")
-        lines.append(
-            (
-                criterion + (f" ({len(there)})" if len(there) < len(seeds) else ""),
-                f"{sparsity:g}",
-                f"{100 * mean(dense, 'test_accuracy'):.2f}",
-                f"{100 * mean(pruned, 'test_accuracy'):.2f}" + "*" * empties,
-                f"{100 * mean(retrained, 'test_accuracy'):.2f}",
-                f"{mean(pruned, 'penalty'):.4f}",
-                f"{parameters / (parameters - removed):.1f}",
-            )
-        )
-    title = f"test accuracy on {plan.workload.dataset['name']}, mean of seeds {seeds}"
-    return "\n".join([title, *aligned(lines), *sorted(notes)])
-
-
-def _of_seed(rows: list[Row], unit: Row, seed: int) -> list[Row] | None:
-    """The dense network's row, the pruned one's and the retrained one's, if all are there."""
-    units = [
-        {"phase": "pretrained", "seed": seed},
-        *(unit | {"phase": phase, "seed": seed} for phase in ("pruned", "retrained")),
-    ]
-    try:
-        return rows_of(rows, units)
-    except LookupError:
-        return None
-
-
-def aligned(lines: list[tuple[str, ...]]) -> list[str]:
-    """Lines of cells in columns, the first flush left."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    ]
-
-
-def mean(rows: list[Row], column: str) -> float:
-    """The mean of a column."""
-    return float(np.mean([row[column] for row in rows]))
+        accuracies = 100 * np.mean([[r["test_accuracy"] for r in of] for of in there], axis=0)
+        before, after, again = (f"{accuracy:.2f}" for accuracy in accuracies)
+        penalty, (_, pruned, _) = np.mean([of["penalty"] for _, of, _ in there]), there[0]
+        left = pruned["parameters"] - pruned["removed"]
+        few = f" ({len(there)})" if len(there) < len(seeds) else ""
+        line = criterion + few, f"{sparsity:g}", before, after + "*" * empties, again
+        lines.append((*line, f"{penalty:.4f}", f"{pruned['parameters'] / left:.1f}"))
+    title = f"test accuracy on {workload.dataset['name']}, mean of seeds {seeds}"
+    return "\n".join([title, *tables.table(lines, right=range(1, len(HEADER))), *sorted(notes)])

@@ -10,10 +10,10 @@ import jax
 from pruning_jax import data, masks, pruning, retraining, training, trees
 from pruning_jax.lab.jobs import Lab, fill
 from pruning_jax.lab.records import Record
-from pruning_jax.lab.tables import Job, key, name
+from pruning_jax.lab.tables import Job, name
 from pruning_jax.lab.trainings import Training, Visit, train
 from pruning_jax.studies.workloads import Workload
-from pruning_jax.types import Batch, Masks, Params
+from pruning_jax.types import Array, Batch, Masks, Params
 
 STATISTICS_CHUNK = 500
 
@@ -52,40 +52,35 @@ def pretrain(
         goes back to.
       visit: what is done with the networks in the middle of epochs.
     """
-    snapshots = (*snapshots, rewound_epoch(workload))
+    plan = workload.retraining
+    rewound = (plan.step // workload.steps,) if plan.rewinds_weights else ()
 
     def begin(seed: int, dataset: data.Dataset) -> training.Progress:
         variables, key = workload.initial(seed, dataset), workload.keys(seed).training
-        return training.start(workload.pretraining, variables, key, len(dataset.train.labels))
+        return training.start(workload.pretraining, variables, key, workload.examples)
 
     trainings = (
         Training(
             dense_job(workload, seed),
             workload.pretraining,
             functools.partial(begin, seed),
-            best(workload),
-            snapshots,
+            functools.partial(_best, workload),
+            (*snapshots, *rewound),
         )
         for seed in seeds
     )
     train(lab, trainings, workload.load, visit)
 
 
-def best(workload: Workload, counts: Callable[[], Record] = dict) -> Callable:
-    """Keeps a training's network of the best validation accuracy, with its counts and measures."""
-
-    def finish(progress: training.Progress, dataset: data.Dataset) -> tuple[Params, Record]:
-        found = counts() | {"best_epoch": int(progress.best_epoch)}
-        return progress.best, found | workload.measure(progress.best, dataset)
-
-    return finish
-
-
-def rewound_epoch(workload: Workload) -> int | None:
-    """The epoch whose weights a workload's retraining goes back to, if it does."""
-    plan = workload.retraining
-    steps = workload.examples // workload.pretraining.recipe.batch_size
-    return plan.step // steps if plan.rewinds_weights else None
+def _best(
+    workload: Workload, progress: training.Progress, dataset: data.Dataset
+) -> tuple[Params, Record]:
+    """A training's network of the best validation accuracy, with its counts and measures."""
+    found, kept = {}, {"params": progress.state.masks}
+    if jax.tree.leaves(kept):
+        found = counted(Pruned(progress.best, kept))
+    found["best_epoch"] = int(progress.best_epoch)
+    return progress.best, found | workload.measure(progress.best, dataset)
 
 
 def pruning_job(
@@ -107,14 +102,16 @@ def pruning_job(
         "criterion": criterion,
         "sparsity": sparsity,
         "stages": stages,
-        "schedule": workload.settings["schedule"],
-        "scope": workload.settings["scope"],
+        "schedule": workload.settings.schedule,
+        "scope": workload.settings.scope,
         "step_penalty": step_penalty,
     }
 
 
 def prune(lab: Lab, workload: Workload, jobs: Iterable[Job], keep: Iterable[Job] = ()) -> None:
     """Prunes dense networks, each as its job says, and measures them.
+
+    A layer may be emptied, which the job's row says: a study measures that too.
 
     Args:
       lab: where to.
@@ -125,12 +122,10 @@ def prune(lab: Lab, workload: Workload, jobs: Iterable[Job], keep: Iterable[Job]
     keep = list(keep)
 
     def measure(left: list[Job]) -> Iterator[Record]:
-        for (seed, epoch), group in itertools.groupby(
-            left, lambda job: (job["seed"], job["epoch"])
-        ):
+        for (seed, epoch), group in itertools.groupby(left, lambda j: (j["seed"], j["epoch"])):
             variables, dataset = lab.kept(dense_job(workload, seed, epoch)), workload.load(seed)
             before = workload.measure(variables, dataset)
-            batches = stage_batches(workload, dataset, seed)
+            batches = _stage_batches(workload, dataset, seed)
             for job in group:
                 kept = _masks(lab, workload, variables, job, batches)
                 pruned = Pruned(masks.apply(variables, kept), kept)
@@ -143,26 +138,21 @@ def prune(lab: Lab, workload: Workload, jobs: Iterable[Job], keep: Iterable[Job]
     fill(lab, jobs, measure, keeps=keep)
 
 
-def stage_batches(
+def _stage_batches(
     workload: Workload, dataset: data.Dataset, seed: int
 ) -> Callable[[int], list[Batch]]:
     """Fresh training examples for each stage, the same for every criterion of a seed."""
-    key, examples = workload.keys(seed).pruning, workload.settings["statistics_examples"]
 
     @functools.cache
     def batches(stage: int) -> list[Batch]:
-        drawn = data.sample(jax.random.fold_in(key, stage), dataset.train, examples)
+        key = jax.random.fold_in(workload.keys(seed).pruning, stage)
+        drawn = data.sample(key, dataset.train, workload.settings.statistics_examples)
         return data.batches(drawn, STATISTICS_CHUNK)
 
     return batches
 
 
 def _masks(lab: Lab, workload: Workload, variables: Params, job: Job, batches: Callable) -> Masks:
-    """The masks that a job's criterion, stages and sparsity give.
-
-    A layer may be emptied, which the job's row says: a study measures that too.
-    """
-
     def checked(stage: int) -> list[Batch]:
         lab.check(f"{name(job)}: stage {stage}/{job['stages']}")
         return batches(stage)
@@ -174,10 +164,7 @@ def _masks(lab: Lab, workload: Workload, variables: Params, job: Job, batches: C
         job["sparsity"],
         kernels=workload.kernels,
         batches=checked,
-        stages=job["stages"],
-        schedule=job["schedule"],
-        scope=job["scope"],
-        step_penalty=job["step_penalty"],
+        **{name: job[name] for name in ("stages", "schedule", "scope", "step_penalty")},
         key=workload.keys(job["seed"]).pruning,
         allow_empty_layers=True,
     )
@@ -193,11 +180,6 @@ def counted(pruned: Pruned) -> Record:
     }
 
 
-def kept_pruned(lab: Lab, job: Job) -> Pruned:
-    """A pruned network that was kept."""
-    return Pruned(**lab.kept(job))
-
-
 def retrain(lab: Lab, workload: Workload, jobs: Iterable[Job]) -> None:
     """Trains pruned networks under their masks and keeps each at its best validation accuracy.
 
@@ -206,44 +188,53 @@ def retrain(lab: Lab, workload: Workload, jobs: Iterable[Job]) -> None:
       workload: whose retraining plan is followed.
       jobs: of pruned networks that were kept; their rows here have ``phase="retrained"``.
     """
-    task = workload.pretraining._replace(recipe=workload.retraining.recipe)
-    counts: dict[str, Record] = {}
+    plan = workload.retraining
 
     def begin(job: Job, dataset: data.Dataset) -> training.Progress:
-        network, seed = kept_pruned(lab, job), job["seed"]
-        counts[key(job)] = counted(network)
-        history = _history(lab, workload, seed, network, dataset)
-        _, start = retraining.begin(
-            workload.retraining,
-            workload.pretraining,
-            history,
-            network.masks["params"],
-            key=workload.keys(seed).retraining,
-            examples=workload.examples,
-        )
-        return start
+        def at_epoch(epoch: int) -> Params:
+            return lab.kept(dense_job(workload, job["seed"], epoch))
+
+        key, pruned = workload.keys(job["seed"]).retraining, Pruned(**lab.kept(job))
+        return again(workload, plan, workload.pretraining, job["seed"], pruned, key, at_epoch)
 
     trainings = (
         Training(
             job | {"phase": "retrained"},
-            task,
+            workload.pretraining._replace(recipe=plan.recipe),
             functools.partial(begin, job),
-            best(workload, lambda job=job: counts[key(job)]),
+            functools.partial(_best, workload),
         )
         for job in jobs
     )
     train(lab, trainings, workload.load)
 
 
-def _history(
-    lab: Lab, workload: Workload, seed: int, network: Pruned, dataset: data.Dataset
-) -> dict[int, Params]:
-    """The weights that a retraining may begin with, by the steps of pretraining behind them."""
-    recipe, epoch = workload.pretraining.recipe, rewound_epoch(workload)
-    steps = workload.examples // recipe.batch_size
-    history = {recipe.epochs * steps: network.variables}
-    if epoch == 0:
-        history[0] = workload.initial(seed, dataset)
-    elif epoch is not None:
-        history[epoch * steps] = lab.kept(dense_job(workload, seed, epoch))
-    return history
+def again(
+    workload: Workload,
+    plan: retraining.Plan,
+    task: training.Task,
+    seed: int,
+    pruned: Pruned,
+    key: Array,
+    at_epoch: Callable[[int], Params],
+) -> training.Progress:
+    """A pruned network about to be trained again.
+
+    Args:
+      workload: what.
+      plan: of the retraining.
+      task: of pretraining.
+      seed: of the network.
+      pruned: the network.
+      key: of the run.
+      at_epoch: an epoch after the first -> the variables that pretraining had then.
+    """
+    epoch, last = plan.step // workload.steps, workload.pretraining.recipe.epochs
+    history = {last * workload.steps: pruned.variables}
+    if plan.rewinds_weights:
+        first = epoch == 0
+        history[plan.step] = (
+            workload.initial(seed, workload.load(seed)) if first else at_epoch(epoch)
+        )
+    kept, examples = pruned.masks["params"], workload.examples
+    return retraining.begin(plan, task, history, kept, key=key, examples=examples)[1]

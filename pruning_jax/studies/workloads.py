@@ -21,6 +21,7 @@ from pruning_jax import (
     trees,
 )
 from pruning_jax.criteria import WEIGHT_CRITERIA
+from pruning_jax.studies import settings
 from pruning_jax.types import Array, Params
 
 FIELDS = frozenset(
@@ -31,8 +32,10 @@ FIELDS = frozenset(
 OPTIONAL = frozenset({"split_seed"})
 """What it may have: the seed of every replicate's split, in place of the replicate's own."""
 
-_SEEDS = 2**32
-"""Seeds that are equal modulo this give one key."""
+SEED = settings.rule(
+    "an integer from 0 to below 2^32", lambda of: type(of) is int and 0 <= of < 2**32
+)
+"""Seeds that are equal modulo 2^32 give one key."""
 
 
 class Keys(NamedTuple):
@@ -56,8 +59,9 @@ class Workload(NamedTuple):
       kernels: the names of the prunable leaves.
       prunable: how many weights they hold.
       examples: of a training split.
+      classes: of the dataset.
       trace: of the model in evaluation mode.
-      settings: the config's other values, a study's own.
+      settings: the study's own.
     """
 
     name: str
@@ -69,8 +73,14 @@ class Workload(NamedTuple):
     kernels: tuple[str, ...]
     prunable: int
     examples: int
+    classes: int
     trace: tracing.Trace
-    settings: Mapping[str, Any]
+    settings: Any
+
+    @property
+    def steps(self) -> int:
+        """The steps of an epoch."""
+        return self.examples // self.pretraining.recipe.batch_size
 
     def load(self, seed: int) -> data.Dataset:
         """The splits of one replicate."""
@@ -95,7 +105,7 @@ class Workload(NamedTuple):
         return found
 
 
-def build_all(config: Mapping[str, Any]) -> list[Workload]:
+def build_all(config: Mapping[str, Any], section: type) -> list[Workload]:
     """The workloads of a study's config: those that its field `only` names, or all if it is empty.
 
     Raises:
@@ -104,11 +114,8 @@ def build_all(config: Mapping[str, Any]) -> list[Workload]:
     only, there = tuple(config.get("only", ())), config.get("workloads")
     if not isinstance(there, Mapping) or not there:
         raise ValueError(f"workloads is {there!r}; give at least one, name -> its fields")
-    for name in only:
-        choices.check("workload in only", name, there)
-    if len(set(only)) < len(only):
-        raise ValueError(f"only is {only}; name each workload once")
-    return [build(name, values) for name, values in there.items() if not only or name in only]
+    settings.several(settings.one_of("workload in only", there), least=0)("only", only)
+    return [build(name, there[name], section) for name in there if not only or name in only]
 
 
 def surroundings(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -116,39 +123,51 @@ def surroundings(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     several = config.get("workloads") or {config["study"]: config["workload"]}
     asked = {name: several[name] for name in config.get("only") or several}
     names = [of for each in asked.values() for of in (each["dataset"], each["model"]["name"])]
+    paths = [name for name in names if choices.is_path(name)]
+    paths += [config["study"]] if "." in config["study"] else []
     return {
         "data": {
             name: data.fingerprint(each["dataset"], each["data_dir"])
             for name, each in asked.items()
         },
-        "code": {name: choices.digest(name) for name in names if choices.is_path(name)},
+        "code": {path: choices.digest(path) for path in paths},
     }
 
 
-def build(name: str, config: Mapping[str, Any]) -> Workload:
+@settings.setting
+class Nothing:
+    """The settings of a study that has none."""
+
+
+def build(name: str, config: Mapping[str, Any], section: type = Nothing) -> Workload:
     """Builds a workload from its config.
+
+    Args:
+      name: what it is called.
+      config: name -> value: those of every workload, and those of its study.
+      section: the `settings.setting` of its study.
 
     Raises:
       ValueError: a name, field or number that nothing can be built from.
     """
-    _check_fields(name, config)
+    own = _settings(name, config, section)
     dataset = {key: config[key] for key in ("validation", "subset", "data_dir")}
     dataset = {key: value for key, value in dataset.items() if value is not None}
     dataset["name"] = config["dataset"]
-    seeds = checked_seeds(config["seeds"])
+    seeds = tuple(config["seeds"]) if isinstance(config["seeds"], list) else config["seeds"]
+    settings.several(SEED)("seeds", seeds)
     if config.get("split_seed") is not None:
-        dataset["seed"] = checked_seeds((config["split_seed"],))[0]
+        dataset["seed"] = config["split_seed"]
+        SEED("split_seed", dataset["seed"])
     loaded = data.load(**{"seed": seeds[0]} | dataset)
     if not len(loaded.validation.labels):
         raise ValueError(
             f"validation is {dataset['validation']}, which holds out no example; networks are kept "
             "at their best validation accuracy, so give 1 or more"
         )
-    model = dict(config["model"])
+    model, examples = dict(config["model"]), len(loaded.train.labels)
     module = _module(model.pop("name"), loaded.classes, model)
     recipe = recipe_of(config["training"])
-    recipes.check(recipe)
-    examples = len(loaded.train.labels)
     if recipe.batch_size > examples:
         raise ValueError(
             f"batch_size is {recipe.batch_size}; it must be 1 to the {examples} training examples"
@@ -158,19 +177,27 @@ def build(name: str, config: Mapping[str, Any]) -> Workload:
     inputs = loaded.train.inputs[:2]
     variables = jax.eval_shape(lambda: models.init(module, jax.random.key(0), inputs))
     trace = tracing.trace(apply_fn, variables, inputs)
-    return Workload(
-        name,
-        dataset,
-        module,
-        training.Task(train_fn, apply_fn, recipe),
-        again,
-        seeds,
-        trace.kernels,
-        trees.size(trees.select(variables, trace.kernels)),
-        examples,
-        trace,
-        {key: value for key, value in config.items() if key not in FIELDS | OPTIONAL},
-    )
+    prunable = trees.size(trees.select(variables, trace.kernels))
+    task = training.Task(train_fn, apply_fn, recipe)
+    sizes = trace.kernels, prunable, examples, loaded.classes
+    return Workload(name, dataset, module, task, again, seeds, *sizes, trace, own)
+
+
+def _settings(name: str, config: Mapping[str, Any], section: type) -> Any:
+    """The study's own; checks that the fields of every workload are there."""
+    where = f"the workload {name!r}"
+    for field in sorted(FIELDS):
+        if field not in config:
+            needed = ", ".join(sorted(FIELDS))
+            raise ValueError(f"{where} has no field {field!r}; it needs {needed}")
+    for field, needed in (("model", "name"), ("retraining", "regime"), ("training", None)):
+        if not isinstance(config[field], Mapping) or needed not in (None, *config[field]):
+            raise ValueError(
+                f"{field} of {where} is {config[field]!r}; give its {needed or 'fields'}"
+            )
+    general = FIELDS | OPTIONAL
+    own = {field: value for field, value in config.items() if field not in general}
+    return settings.read(section, own, where, known=sorted(general))
 
 
 def _module(name: str, classes: int, fields: Mapping[str, Any]) -> Any:
@@ -191,88 +218,13 @@ def _retraining(
     regime = changes.pop("regime")
     for field in changes:
         choices.check("retraining field", field, recipes.Recipe._fields)
-    steps = examples // pretraining.batch_size
-    plan = retraining.plan(regime, pretraining, steps, **changes)
+    plan = retraining.plan(regime, pretraining, examples // pretraining.batch_size, **changes)
     recipes.check(plan.recipe)
     return plan
 
 
-def _check_fields(name: str, config: Mapping[str, Any]) -> None:
-    """Checks that the fields of every workload are there, and those that have a name."""
-    missing = sorted(FIELDS - config.keys())
-    if missing:
-        raise ValueError(
-            f"the workload {name!r} has no field {missing[0]!r}; it needs "
-            f"{', '.join(sorted(FIELDS))}"
-        )
-    for section, field in (("model", "name"), ("retraining", "regime")):
-        if not isinstance(config[section], Mapping) or field not in config[section]:
-            raise ValueError(
-                f"{section} of the workload {name!r} is {config[section]!r}; give its {field}"
-            )
-    if not isinstance(config["training"], Mapping):
-        raise ValueError(
-            f"training of the workload {name!r} is {config['training']!r}; give fields"
-        )
-
-
-def check_settings(workload: Workload, fields: Iterable[str]) -> None:
-    """Checks that a workload has the settings of its study, and no others.
-
-    Raises:
-      ValueError: it does not; an unknown one is named with the nearest.
-    """
-    fields = tuple(fields)
-    for field in workload.settings:
-        choices.check(f"field of the workload {workload.name!r}", field, (*FIELDS, *fields))
-    missing = [field for field in fields if field not in workload.settings]
-    if missing:
-        raise ValueError(f"the workload {workload.name!r} has no field {missing[0]!r}")
-
-
-def checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
-    """The seeds as a tuple.
-
-    Raises:
-      ValueError: there are none, one is no integer from 0 to 2^32 - 1, or one is there twice.
-    """
-    seeds = tuple(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else (seeds,)
-    whole = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
-    if not seeds or not whole or len(set(seeds)) < len(seeds) or not min(seeds) >= 0:
-        raise ValueError(
-            f"seeds are {seeds}; give at least one integer, none negative and none twice"
-        )
-    if max(seeds) >= _SEEDS:
-        raise ValueError(f"seeds has {max(seeds)}; a seed is below 2^32, {_SEEDS}")
-    return seeds
-
-
-def check_pruning(workload: Workload, targets: Iterable[float], stages: Iterable[int]) -> None:
-    """Raises `ValueError` for prunings that the workload's settings ask for and that cannot be."""
-    settings, stages = workload.settings, tuple(stages)
-    for criterion in settings["criteria"]:
-        choices.check("criterion", criterion, WEIGHT_CRITERIA)
-    choices.check("scope", settings["scope"], masks.SCOPES)
-    examples = settings["statistics_examples"]
-    if not 1 <= examples <= workload.examples:
-        raise ValueError(
-            f"statistics_examples is {examples}; it must be from 1 to the {workload.examples} "
-            "training examples"
-        )
-    targets = tuple(targets)
-    for name, values in (("criteria", settings["criteria"]), ("sparsities", targets)):
-        if not values:
-            raise ValueError(f"{name} is empty; give at least one")
-    if not stages:
-        raise ValueError("stages is empty; give at least one")
-    choices.check("schedule", settings["schedule"], schedules.SCHEDULES)
-    for sparsity, count in itertools.product(targets, stages):
-        choices.whole("stages", count, "stage")
-        pruning.check_stages(count, choices.check_sparsity(sparsity), workload.prunable)
-
-
 def recipe_of(config: Mapping[str, Any]) -> recipes.Recipe:
-    """The training section of a config as a `Recipe`; an unknown field is refused by name."""
+    """The training section of a config as a `Recipe`, checked; a wrong field is refused by name."""
     for field in config:
         choices.check("training field", field, recipes.Recipe._fields)
     missing = [
@@ -282,6 +234,30 @@ def recipe_of(config: Mapping[str, Any]) -> recipes.Recipe:
     ]
     if missing:
         raise ValueError(f"training has no field {missing[0]!r}; it needs {', '.join(missing)}")
-    values = dict(config)
-    values["boundaries"] = tuple(values.get("boundaries", ()))
-    return recipes.Recipe(**values)
+    recipe = recipes.Recipe(**config | {"boundaries": tuple(config.get("boundaries", ()))})
+    recipes.check(recipe)
+    return recipe
+
+
+# What several studies' settings have.
+
+Criteria = settings.Annotated[
+    tuple[str, ...], settings.several(settings.one_of("criterion", WEIGHT_CRITERIA))
+]
+Scope = settings.Annotated[str, settings.one_of("scope", masks.SCOPES)]
+Schedule = settings.Annotated[str, settings.one_of("schedule", schedules.SCHEDULES)]
+
+
+def check_pruning(workload: Workload, targets: Iterable[float], stages: Iterable[int]) -> None:
+    """Raises `ValueError` for sparsities or stages that a workload's network cannot have."""
+    check_examples(workload, "statistics_examples", workload.settings.statistics_examples)
+    for sparsity, count in itertools.product(targets, stages):
+        choices.whole("stages", count, "stage")
+        pruning.check_stages(count, choices.check_sparsity(sparsity), workload.prunable)
+
+
+def check_examples(workload: Workload, name: str, count: int, most: int | None = None) -> None:
+    """Raises `ValueError` for a number of examples that a training split does not have."""
+    most = workload.examples if most is None else most
+    if not 1 <= count <= most:
+        raise ValueError(f"{name} is {count}; it must be from 1 to the {most} training examples")

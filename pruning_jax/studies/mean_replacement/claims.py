@@ -4,6 +4,10 @@ Penalties are on one split: D_s itself where it was measured, as in the paper's 
 the first that was.
 """
 
+import dataclasses
+import functools
+import itertools
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -11,11 +15,20 @@ import scipy  # its parts are imported when they are used
 
 from pruning_jax.analysis import claims
 from pruning_jax.analysis.claims import Claim, Gate
-from pruning_jax.measurements import Row, profiles, where
+from pruning_jax.measurements import Row, rows_of, where
 from pruning_jax.measurements import mean_replacement as measured
+from pruning_jax.measurements.profiles import areas
 from pruning_jax.studies import questions
-from pruning_jax.studies.mean_replacement import grid, readings
-from pruning_jax.studies.questions import Finding, Question, means, thresholds
+from pruning_jax.studies.mean_replacement import grid
+from pruning_jax.studies.questions import (
+    Finding,
+    Question,
+    accuracy,
+    column,
+    each_seed,
+    finite,
+    means,
+)
 from pruning_jax.studies.workloads import Workload
 
 LABELS = {
@@ -39,16 +52,6 @@ ORDER = (("abs_rs", "random"), ("abs_mrs", "random"), ("random", "rs"), ("random
 AT = 0.1
 """The fraction of the paper's Figures 2, 4 and 6."""
 
-THRESHOLDS = {
-    "share_below": 0.8,  # of the settings whose difference is significant
-    "equal_area": 0.05,  # of a performance profile
-    "overlap": 0.5,  # Jaccard's, of the units that two criteria remove
-    "exact": 1e-5,  # relative error of a numeric minimum
-    "least_fraction": 0.05,  # of a layer's units, in profiles
-    "most_fraction": 0.2,  # in fine-tuning
-    "put_later": (),
-}
-
 
 def decide(rows: Iterable[Row], workload: Workload) -> list[Claim]:
     """Decides claims M1 to M7 for a workload.
@@ -59,58 +62,68 @@ def decide(rows: Iterable[Row], workload: Workload) -> list[Claim]:
 
     Source: S4; PAPERS.md, sections 3 and 4.
     """
-    rows = [row for row in rows if row["workload"] == workload.name]
-    split = primary(workload)
-    own = workload._replace(settings=workload.settings | {"evaluation_splits": (split,)})
+    splits = workload.settings.evaluation_splits
+    split = "scored" if "scored" in splits else splits[0]
+    own = dataclasses.replace(workload.settings, evaluation_splits=(split,))
     of_split = [row for row in rows if row.get("split", split) == split]
-    label = f"{LABELS.get(workload.name, workload.name)}; {SPLITS[split]}"
-    return questions.decide(QUESTIONS, of_split, own, label)
+    label = f"{LABELS.get(workload.name, workload.name)}; {grid.SPLITS[split]}"
+    return questions.decide(QUESTIONS, of_split, workload._replace(settings=own), label)
 
 
-SPLITS = {"scored": "D_s", "train": "training examples", "validation": "validation examples"}
+def need(workload: Workload, criteria: Iterable[str]) -> None:
+    """Raises `LookupError` where a criterion is not among those that run."""
+    missing = [name for name in criteria if name not in workload.settings.criteria]
+    if missing:
+        raise LookupError(f"criteria not run: {', '.join(missing)}")
 
 
-def primary(workload: Workload) -> str:
-    """The split that decides."""
-    splits = workload.settings["evaluation_splits"]
-    return "scored" if "scored" in splits else splits[0]
+def probed(rows: list[Row], workload: Workload) -> list[list[Row]]:
+    """Each seed's settings, every probe x layer set x fraction, in which a unit was removed.
+
+    Raises:
+      LookupError: a setting has no row, or none removes a unit.
+    """
+    found = []
+    for seed in workload.seeds:
+        own, steps = where(rows, phase="probed", seed=seed), grid.probe_steps(workload)
+        rows_of(own, (job for step in steps for job in grid.probed_jobs(workload, seed, step)))
+        found.append([row for row in own if any(row["removed"].values())])
+        if not found[-1]:
+            raise LookupError(f"no fraction removes a unit at seed {seed}")
+    return found
 
 
-def gates(rows: list[Row], workload: Workload, *names: str) -> tuple[Gate, ...]:
+def gate(rows: list[Row], workload: Workload, name: str) -> Gate:
     """Of the last probe's networks, a tenth of all layers removed without replacement."""
-    step, criteria = grid.probe_steps(workload)[-1], workload.settings["criteria"]
-    everywhere = [name for name, of in workload.settings["layers"].items() if of == "all"]
-    probed = where(rows, phase="probed", step=step, fraction=AT, layers=(everywhere or [None])[0])
-    dense = where(rows, phase="pretrained")
-    if len(probed) < len(workload.seeds) or len(dense) < len(workload.seeds):
-        raise LookupError("a network of the gates has no row")
+    step, layers = grid.probe_steps(workload)[-1], workload.settings.layers
+    everywhere = next((name for name, of in layers.items() if of == "all"), None)
+    place = {"step": step, "fraction": AT, "layers": everywhere}
+    last = each_seed(rows, workload, "probed", **place)
+    dense = each_seed(rows, workload, "pretrained")
     after = {
-        name: 100 * float(np.mean([row["pruned_accuracy"][name]["zero"] for row in probed]))
-        for name in criteria
+        name: 100 * float(np.mean([row["pruned_accuracy"][name]["zero"] for row in last]))
+        for name in workload.settings.criteria
     }
-    before = 100 * float(np.mean([row["accuracy"] for row in probed]))
-    train, test = (
-        100 * float(np.mean([row[f"{split}_accuracy"] for row in dense]))
-        for split in ("train", "test")
-    )
-    best = max(after.values())
-    found = {
-        "alive": claims.alive(best, before, 10.0),
+    best, before = max(after.values()), 100 * float(np.mean([row["accuracy"] for row in last]))
+    return {
+        "alive": claims.alive(best, before, 100 / workload.classes),
         "sensitive": claims.sensitive(best, after.get("random", best)),
-        "not overfitted": claims.not_overfitted(train, test),
+        "not overfitted": claims.not_overfitted(accuracy(dense, "train"), accuracy(dense, "test")),
         "converged": claims.converged(None),
-    }
-    return tuple(found[name] for name in names)
+    }[name]
 
 
-ALL = ("alive", "sensitive", "not overfitted", "converged")
+NAMES = ("alive", "sensitive", "not overfitted", "converged")
+GATES = tuple(functools.partial(gate, name=name) for name in NAMES)
+ALIVE, SENSITIVE, *_ = GATES
 
 
 def folding_helps(rows: list[Row], workload: Workload) -> Finding:
     """M1. By the mean over settings, and by the settings whose difference is not chance."""
-    limits = THRESHOLDS | dict(thresholds(workload))
-    readings.need(workload, FOLDED)
-    by_seed = readings.penalties(rows, workload)
+    need(workload, FOLDED)
+    by_seed = [measured.penalties(own) for own in probed(rows, workload)]
+    for method, values in itertools.chain(*(own.items() for own in by_seed)):
+        finite(values, f"a penalty of {', '.join(method)}")
     changes = {
         name: np.array([found[name, "mean"] - found[name, "zero"] for found in by_seed])
         for name in FOLDED
@@ -119,178 +132,206 @@ def folding_helps(rows: list[Row], workload: Workload) -> Finding:
         claims.below(f"{name}: folded - plain < 0", change.mean(axis=1))
         for name, change in changes.items()
     ]
-    every = np.concatenate([*changes.values()], axis=1)
-    with np.errstate(invalid="ignore"):
-        p_values = (
-            scipy.stats.ttest_1samp(every, 0, axis=0).pvalue if len(every) > 1 else np.ones(1)
-        )
+    every, p_values = np.concatenate([*changes.values()], axis=1), np.ones(1)
+    if len(every) > 1:
+        with np.errstate(invalid="ignore"):
+            p_values = scipy.stats.ttest_1samp(every, 0, axis=0).pvalue
     sure = every[:, np.nan_to_num(p_values, nan=1.0) < claims.LEVEL]
-    told = Gate(
-        "resolution", float(sure.shape[1]), "some setting differs beyond chance", bool(sure.size)
-    )
+    rule, least = "some setting differs beyond chance", workload.settings.thresholds.share_below
+    told = Gate("resolution", float(sure.shape[1]), rule, bool(sure.size), unfits=False)
     if sure.size:
-        shares, least = (sure < 0).mean(axis=1), limits["share_below"]
+        shares = (sure < 0).mean(axis=1)
         parts.append(claims.above(f"share of settings below y = x > {least:g}", shares, least))
-    figure = np.array([_figure_2(rows, workload, seed) for seed in workload.seeds]).mean(axis=0)
+    figure = where(rows, phase="probed", fraction=AT, layers="all")
+    figure = [measured.penalties(where(figure, seed=seed)) for seed in workload.seeds]
+    figure = np.mean([[of[n, "mean"] - of[n, "zero"] for n in FOLDED] for of in figure], axis=0)
     note = (
         f"of {every.shape[1]} settings {sure.shape[1]} differ beyond chance, of which "
         f"{(sure.mean(axis=0) > 0).sum() if sure.size else 0} lie above y = x; Figure 2 itself "
         f"(f = {AT:g}, all layers, mean of seeds): {100 * (figure < 0).mean():.0f} % of "
         f"{figure.size} points below"
     )
-    here = means({name: change for name, change in changes.items()}, "nats by folding")
-    required = (*gates(rows, workload, *ALL), told._replace(unfits=False))
-    return Finding(tuple(parts), here, required, note)
+    here = means(changes, "nats by folding")
+    return Finding(tuple(parts), here, (told,), note)
 
 
-def _figure_2(rows: list[Row], workload: Workload, seed: int) -> np.ndarray:
-    own = where(rows, phase="probed", seed=seed, fraction=AT, layers="all")
-    return np.array(
-        [row["penalty"][n]["mean"] - row["penalty"][n]["zero"] for row in own for n in FOLDED]
-    )
+def gaps(
+    rows: list[Row], workload: Workload, criteria: tuple[str, ...], fraction: float
+) -> dict[int, np.ndarray]:
+    """Fine-tuning steps -> zero less mean penalty of some criteria at a fraction; shape (seeds,).
+
+    Raises:
+      LookupError: a fine-tuned network has no row.
+      ValueError: a penalty is not finite.
+    """
+    own = where(rows, phase="fine_tuned", fraction=fraction)
+    own = [row for row in own if row["criterion"] in criteria]
+    jobs = [job for job in grid.fine_tuned_jobs(workload) if job["criterion"] in criteria]
+    rows_of(own, (job for job in jobs if job["fraction"] == fraction))
+    found = {}
+    for count in (0, *sorted(workload.settings.fine_tuning.steps)):
+        penalties = [
+            [
+                [row["penalty"][str(count)] for row in pair]
+                for pair in measured.fine_tuned_pairs(where(own, seed=seed))
+            ]
+            for seed in workload.seeds
+        ]
+        if not all(penalties):
+            raise LookupError(f"nothing was fine-tuned of {', '.join(criteria)} at {fraction:g}")
+        both = finite(np.array(penalties, float), f"a penalty after {count} fine-tuning steps")
+        found[count] = (both[..., 0] - both[..., 1]).mean(axis=1)
+    return found
 
 
 def advantage_shrinks(rows: list[Row], workload: Workload) -> Finding:
     """M2. At every fraction that the paper's figure has."""
-    tuning, limits = workload.settings["fine_tuning"], THRESHOLDS | dict(thresholds(workload))
-    counts = sorted(int(count) for count in tuning["steps"])
+    tuning, most = workload.settings.fine_tuning, workload.settings.thresholds.most_fraction
+    counts, parts, shown = sorted(tuning.steps), [], []
     if len(counts) < 2:
         raise LookupError("only one number of fine-tuning steps was run")
-    parts, shown = [], []
-    for fraction in sorted(f for f in tuning["fractions"] if f != grid.ONE):
-        if fraction > limits["most_fraction"]:
-            continue
-        gaps = readings.gaps(rows, workload, INFORMED, fraction)
-        at = f"f = {fraction:g}: "
-        middle, last = counts[len(counts) // 2], counts[-1]
-        parts.append(claims.above(f"{at}gap(0) - gap({last}) > 0", gaps[0] - gaps[last]))
-        parts.append(claims.above(f"{at}gap({middle}) > 0", gaps[middle]))
-        parts.append(claims.above(f"{at}gap({last}) > 0", gaps[last]))
-        shown.append(at + ", ".join(f"gap({n}) {gap.mean():.3g}" for n, gap in gaps.items()))
+    middle, last = counts[len(counts) // 2], counts[-1]
+    for fraction in sorted(f for f in tuning.fractions if f != grid.ONE and f <= most):
+        gap, at = gaps(rows, workload, INFORMED, fraction), f"f = {fraction:g}: "
+        parts.append(claims.above(f"{at}gap(0) - gap({last}) > 0", gap[0] - gap[last]))
+        parts += [claims.above(f"{at}gap({n}) > 0", gap[n]) for n in (middle, last)]
+        shown.append(at + ", ".join(f"gap({n}) {of.mean():.3g}" for n, of in gap.items()))
     if not parts:
-        raise LookupError(f"no fraction up to {limits['most_fraction']:g} was fine-tuned")
-    epoch = workload.examples // workload.pretraining.recipe.batch_size
-    rule = f"{counts[-1]} steps are no more than the {epoch} of an epoch"
-    short = Gate("short", float(counts[-1]), rule, counts[-1] <= epoch)
-    random = (
-        readings.gaps(rows, workload, ("random",), AT) if "random" in tuning["criteria"] else {}
-    )
-    note = "random: " + ", ".join(f"gap({n}) {gap.mean():.3g}" for n, gap in random.items())
+        raise LookupError(f"no fraction up to {most:g} was fine-tuned")
+    rule = f"{last} steps are no more than the {workload.steps} of an epoch"
+    short, note = Gate("short", float(last), rule, last <= workload.steps), ""
+    if "random" in tuning.criteria:
+        random = gaps(rows, workload, ("random",), AT).items()
+        note = "random: " + ", ".join(f"gap({n}) {of.mean():.3g}" for n, of in random)
     here = f"{'; '.join(shown)} nats"
-    return Finding(tuple(parts), here, (*gates(rows, workload, *ALL), short), note * bool(random))
+    return Finding(tuple(parts), here, (short,), note)
 
 
 def order_of_scorers(rows: list[Row], workload: Workload) -> Finding:
-    """M3. For each replacement by itself."""
-    least = (THRESHOLDS | dict(thresholds(workload)))["least_fraction"]
-    readings.need(workload, {name for pair in ORDER for name in pair})
-    parts, here = [], []
+    """M3. The area under each criterion's profile, for each replacement by itself."""
+    least, parts, here = workload.settings.thresholds.least_fraction, [], []
+    need(workload, {name for pair in ORDER for name in pair})
+    large = [
+        [row for row in own if row["fraction"] != grid.ONE and row["fraction"] >= least]
+        for own in probed(rows, workload)
+    ]
     for replacement in measured.REPLACEMENTS:
-        areas = _areas(rows, workload, replacement, least)
+        of_seeds = []
+        for costs in map(measured.penalties, large):
+            own = {name: of for (name, kind), of in costs.items() if kind == replacement}
+            of_seeds.append(dict(zip(own, areas([*own.values()]), strict=True)))
+        area = {name: np.array([of[name] for of in of_seeds]) for name in of_seeds[0]}
         for high, low in ORDER:
             label = f"{replacement}: {high} - {low} > 0"
-            parts.append(claims.above(label, areas[high] - areas[low]))
-        here.append(means({n: areas[n] for pair in ORDER for n in pair}, f"({replacement})"))
+            parts.append(claims.above(label, area[high] - area[low]))
+        here.append(means({n: area[n] for pair in ORDER for n in pair}, f"({replacement})"))
     own = where(rows, phase="probed", layers="midconv", fraction=AT)
     figure = {
         name: np.array([row["penalty"][name]["zero"] for row in own])
-        for name in workload.settings["criteria"]
+        for name in workload.settings.criteria
     }
     note = f"Figure 6a, midconv, f = {AT:g}: {means(figure, 'nats')}" if own else ""
-    return Finding(tuple(parts), f"areas {'; '.join(here)}", gates(rows, workload, *ALL), note)
+    return Finding(tuple(parts), f"areas {'; '.join(here)}", (), note)
 
 
-def _areas(
-    rows: list[Row], workload: Workload, replacement: str, least: float
-) -> dict[str, np.ndarray]:
-    """The area under each criterion's profile over the settings of a seed; shape (seeds,)."""
-    found: dict[str, list[float]] = {}
-    for seed in workload.seeds:
-        own = readings.probed(rows, workload, seed)
-        own = [row for row in own if row["fraction"] != grid.ONE and row["fraction"] >= least]
-        costs = measured.penalties(own)
-        names = [name for name, kind in costs if kind == replacement]
-        of = profiles.areas([costs[name, replacement] for name in names])
-        for name, area in zip(names, of, strict=True):
-            found.setdefault(name, []).append(float(area))
-    return {name: np.array(areas) for name, areas in found.items()}
+def overlap(first: Iterable[int], second: Iterable[int]) -> float:
+    """Jaccard's overlap of two sets of units, |A and B| / |A or B|; not a number if both are empty.
+
+    Source: Jaccard (1901).
+    """
+    a, b = set(first), set(second)
+    return len(a & b) / len(a | b) if a | b else math.nan
+
+
+def overlaps(rows: list[Row], workload: Workload, first: str, second: str) -> np.ndarray:
+    """The overlap of the units that two criteria remove, mean over probes and layers; (seeds,)."""
+    found = []
+    for own in probed(rows, workload):
+        chosen = [row["units"] for row in own if row.get("units")]
+        if not chosen:
+            raise LookupError(f"no row at seed {own[0]['seed']} lists the units removed")
+        found.append(np.mean([overlap(units[first], units[second]) for units in chosen]))
+    return np.array(found)
 
 
 def absolute_scorers_agree(rows: list[Row], workload: Workload) -> Finding:
-    """M4."""
-    limits = THRESHOLDS | dict(thresholds(workload))
-    readings.need(workload, (*ABSOLUTE, "random"))
-    by_seed = [
-        measured.scorer_areas(readings.probed(rows, workload, seed)) for seed in workload.seeds
-    ]
-    rs, mrs = (np.array([found[name] for found in by_seed]) for name in ABSOLUTE)
-    same = readings.overlaps(rows, workload, *ABSOLUTE)
-    chance = readings.overlaps(rows, workload, "abs_mrs", "random")
-    margin, least = limits["equal_area"], limits["overlap"]
+    """M4. Of both replacements."""
+    margin = workload.settings.thresholds.equal_area
+    least = workload.settings.thresholds.overlap
+    need(workload, (*ABSOLUTE, "random"))
+    by_seed = [measured.method_areas(own) for own in probed(rows, workload)]
+    rs, mrs = (
+        np.array([np.mean([of[name, kind] for kind in measured.REPLACEMENTS]) for of in by_seed])
+        for name in ABSOLUTE
+    )
+    same = overlaps(rows, workload, *ABSOLUTE)
+    chance = overlaps(rows, workload, "abs_mrs", "random")
     area = claims.equal(f"area of abs_mrs - abs_rs = 0 within {margin:g}", mrs - rs, margin)
     parts = area, claims.above(f"overlap of their units > {least:g}", same, least)
     here = f"areas {mrs.mean():.3f} and {rs.mean():.3f}; overlap {same.mean():.2f}"
     note = f"overlap of abs_mrs and random {chance.mean():.2f}"
-    required = gates(rows, workload, "alive", "sensitive")
-    return Finding(parts, here, (*required, claims.resolution(area)), note)
+    return Finding(parts, here, (claims.resolution(area),), note)
 
 
 def active_units(rows: list[Row], workload: Workload) -> Finding:
-    """M5."""
-    readings.need(workload, ("mrs", "abs_mrs"))
-    signed, absolute = (
-        readings.removed_squares(rows, workload, name) for name in ("mrs", "abs_mrs")
-    )
+    """M5. In the layer that is selected from, mean over the probes."""
+    need(workload, ("mrs", "abs_mrs"))
+    selection, squares = vars(workload.settings.selection), []
+    for own in probed(rows, workload):
+        there = [row["mean_square"] for row in where(own, **selection) if row.get("mean_square")]
+        if not there:
+            raise LookupError(f"no row at seed {own[0]['seed']} has the squares of {selection}")
+        squares.append([np.mean([of[name] for of in there]) for name in ("mrs", "abs_mrs")])
+    signed, absolute = np.array(squares).T
     part = claims.above("mrs - abs_mrs > 0", signed - absolute)
     here = f"mean square mrs {signed.mean():.3g}, abs_mrs {absolute.mean():.3g}"
-    return Finding((part,), here, gates(rows, workload, "sensitive"))
+    return Finding((part,), here)
 
 
 def few_units(rows: list[Row], workload: Workload) -> Finding:
     """M6. Coverage at the end, and counted anew after a third; and overlap from one to the next."""
     names = (*ABSOLUTE, "random")
-    readings.need(workload, names)
-    coverage, anew, stable = ({name: [] for name in names} for _ in range(3))
-    for size, chosen in _selections(rows, workload):
+    need(workload, names)
+    found = {what: {name: [] for name in names} for what in ("all", "anew", "stable")}
+    for size, selected in _selections(rows, workload):
         for name in names:
-            own = chosen[name]
-            coverage[name].append(len(set().union(*own)) / size)
-            anew[name].append(len(set().union(*own[len(own) // 3 :])) / size)
+            own = [set(units[name]) for units in selected]
             pairs = zip(own, own[1:], strict=False)
-            stable[name].append(np.mean([measured.overlap(*pair) for pair in pairs]))
+            found["all"][name].append(len(set().union(*own)) / size)
+            found["anew"][name].append(len(set().union(*own[len(own) // 3 :])) / size)
+            found["stable"][name].append(np.mean([overlap(*pair) for pair in pairs]))
     parts = []
     for name in ABSOLUTE:
-        for what, of, test in (
-            ("coverage", coverage, claims.below),
-            ("coverage after a third", anew, claims.below),
-            ("overlap of successive selections", stable, claims.above),
+        for what, of, test, sign in (
+            ("coverage", "all", claims.below, "<"),
+            ("coverage after a third", "anew", claims.below, "<"),
+            ("overlap of successive selections", "stable", claims.above, ">"),
         ):
-            sign = "<" if test is claims.below else ">"
-            difference = np.array(of[name]) - np.array(of["random"])
+            difference = np.array(found[of][name]) - np.array(found[of]["random"])
             parts.append(test(f"{what}: {name} - random {sign} 0", difference))
-    shares = {name: np.array(values) for name, values in coverage.items()}
-    return Finding(
-        tuple(parts), f"coverage {means(shares, '')}".strip(), gates(rows, workload, "sensitive")
-    )
+    shares = {name: np.array(values) for name, values in found["all"].items()}
+    here = f"coverage {means(shares, '')}".strip()
+    return Finding(tuple(parts), here)
 
 
-def _selections(
-    rows: list[Row], workload: Workload
-) -> Iterator[tuple[int, dict[str, list[set[int]]]]]:
-    """Each seed's size of the layer, and the units that every criterion selects step by step."""
-    for size, own in readings.selections(rows, workload):
+def _selections(rows: list[Row], workload: Workload) -> Iterator[tuple[int, list[dict]]]:
+    """Each seed's size of the layer, and the units that criteria select step by step."""
+    asked, total = workload.settings, grid.total_steps(workload)
+    every, place = asked.selection_every, vars(asked.selection)
+    for seed in workload.seeds:
+        jobs = [grid.selected_job(workload, seed, n) for n in range(every, total + 1, every)]
+        own = rows_of(where(rows, phase="selected", seed=seed), jobs)
+        (layer,) = rows_of(rows, [{"phase": "activations", "seed": seed, **place}])
         if len(own) < 3:
             raise LookupError(f"{len(own)} selections; stability needs 3 at least")
-        criteria = workload.settings["criteria"]
-        yield size, {name: [set(row["units"][name]) for row in own] for name in criteria}
+        yield len(layer["mean_square"]), [row["units"] for row in own]
 
 
 def mean_is_optimal(rows: list[Row], workload: Workload) -> Finding:
     """M7. An identity: no test, every seed must show it."""
-    errors = readings.relative_errors(rows, workload)
-    if not np.isfinite(errors).all():
-        raise ValueError(f"a relative error is not finite: {errors.tolist()}")
-    exact = (THRESHOLDS | dict(thresholds(workload)))["exact"]
+    exact = workload.settings.thresholds.exact
+    own = each_seed(rows, workload, "linear_regression")
+    errors = finite(column(own, "relative_error"), "a relative error")
     part = claims.identity(f"relative error <= {exact:g}", errors, exact)
     return Finding((part,), f"largest relative error {errors.max():.2g}")
 
@@ -303,10 +344,11 @@ QUESTIONS = {
         'below y = x in "almost all cases"',
         "nats",
         folding_helps,
-        "penalty with means folded less that without, mean over the settings of a seed; and of the "
-        "settings whose difference over the seeds is significant, the share below y = x",
+        "penalty with means folded less that without, mean over the settings of a seed; and of "
+        "the settings whose difference over the seeds is significant, the share below y = x",
         FULL,
         "Said to fail: the signs of differences below resolution were counted.",
+        gates=GATES,
     ),
     "M2": Question(
         "The advantage of folding shrinks with fine-tuning and is still there at 500 steps",
@@ -318,6 +360,7 @@ QUESTIONS = {
         "ABS_MRS",
         FULL,
         "500 steps were 4 epochs of the subset, where the paper's were .7 of one.",
+        gates=GATES,
     ),
     "M3": Question(
         "Absolute scores prune better than random, raw ones worse",
@@ -328,6 +371,7 @@ QUESTIONS = {
         "area under the performance profile of each replacement, fractions of 5 % and more",
         FULL,
         "Said to fail for settings of one unit, which the paper's profiles do not have.",
+        gates=GATES,
     ),
     "M4": Question(
         "ABS_MRS and ABS_RS prune equally well and remove much the same units",
@@ -337,6 +381,7 @@ QUESTIONS = {
         absolute_scorers_agree,
         "difference in area under the profile, two one-sided t tests within .05; Jaccard's overlap",
         "A difference in area beyond .05, or an overlap below a half; " + FULL,
+        gates=(ALIVE, SENSITIVE),
     ),
     "M5": Question(
         "MRS removes units of higher activation than ABS_MRS does",
@@ -346,6 +391,7 @@ QUESTIONS = {
         active_units,
         "mean squared activation of the removed units, mean over probes, paired by seed",
         "One seed in five the other way; " + FULL,
+        gates=(SENSITIVE,),
     ),
     "M6": Question(
         "ABS_RS and ABS_MRS keep to a small, stable set of units",
@@ -354,10 +400,10 @@ QUESTIONS = {
         "share of units",
         few_units,
         "share of a layer's units ever selected, in all and anew after a third of training; "
-        "Jaccard's "
-        "overlap of successive selections; each against random's",
+        "Jaccard's overlap of successive selections; each against random's",
         FULL,
         "Slowing growth was tested before, which any set that fills up shows.",
+        gates=(SENSITIVE,),
     ),
     "M7": Question(
         "The mean is the constant that best replaces a unit in a linear regression",

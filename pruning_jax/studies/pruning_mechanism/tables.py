@@ -6,21 +6,12 @@ from typing import Any
 import numpy as np
 
 from pruning_jax.measurements import Row, where
-from pruning_jax.studies.pruning_mechanism.claims import NETWORKS
-from pruning_jax.studies.pruning_mechanism.published import PUBLISHED, REGIMES
-
-__all__ = ["beside_published"]
+from pruning_jax.studies.pruning_mechanism.claims import LABELS, PUBLISHED, REGIMES, compression
+from pruning_jax.studies.questions import column, markdown, spread
 
 HEADER = (
-    "network",
-    "pruned",
-    "retrained by",
-    "weights kept (%)",
-    "validation accuracy (%)",
-    "place",
-    "published, ResNet-20 (%)",
-    "place",
-    "seeds",
+    *("network", "pruned", "retrained by", "weights kept (%)", "validation accuracy (%)", "place"),
+    *("published, ResNet-20 (%)", "place", "seeds"),
 )
 
 
@@ -40,55 +31,40 @@ def beside_published(rows: Iterable[Row], workloads: Mapping[str, Mapping[str, A
       those of the paper first.
     """
     rows, lines = list(rows), []
-    for name, values in workloads.items():
-        if values.get("arms"):
-            own = where(rows, workload=name, phase="network")
-            label = NETWORKS.get(name, name)
-            lines.append((label, "nothing", "", *_measured(where(own, network="dense"))))
-            for arm in sorted(values["arms"], key=_published_first):
-                lines += [(label, *line) for line in _arm(own, arm, values["arms"][arm])]
-    return _markdown(HEADER, lines)
-
-
-def _published_first(arm: str) -> int:
-    return [*PUBLISHED].index(arm) if arm in PUBLISHED else len(PUBLISHED)
+    for name, of in workloads.items():
+        arms, own = of.get("arms") or {}, where(rows, workload=name, phase="network")
+        label = LABELS.get(name, name)
+        if arms:
+            lines.append((label, "nothing", "", *_cells(where(own, network="dense"))))
+        for arm in sorted(arms, key=lambda arm: [*PUBLISHED, arm].index(arm)):
+            lines += [(label, *line) for line in _arm(own, arm, arms[arm])]
+    return markdown(HEADER, lines)
 
 
 def _arm(rows: list[Row], name: str, arm: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """The cells of each regime, but the first one."""
-    cycle, paper = arm["compared"], PUBLISHED.get(name, {})
-    at = {"network": "cycle", "arm": name, "cycle": cycle}
+    at = {"network": "cycle", "arm": name, "cycle": arm["compared"]}
     found = {regime: where(rows, regime=regime, **at) for regime in arm["regimes"]}
     seeds = [{row["seed"] for row in own} for own in found.values()]
     paired = all(seeds) and all(of == seeds[0] for of in seeds)
-    means = {regime: np.mean(_accuracies(own)) for regime, own in found.items() if paired}
-    published = {regime: paper[regime] for regime in found if regime in paper}
-    pruned = f"{arm['prunes']}, {100 * arm['share']:g} % in each of {cycle} cycles"
+    ours = {r: column(own, "validation_accuracy").mean() for r, own in found.items() if paired}
+    theirs = {r: of for r, of in PUBLISHED.get(name, {}).items() if r in found}
+    pruned = f"{arm['prunes']}, {100 * arm['share']:g} % in each of {arm['compared']} cycles"
     for regime, own in found.items():
-        theirs = f"{published[regime]:.3f}" if regime in published else ""
-        places = _place(means, regime), theirs, _place(published, regime)
-        yield pruned, REGIMES.get(regime, regime.replace("_", " ")), *_measured(own, places)
+        published = f"{theirs[regime]:.3f}" if regime in theirs else ""
+        places = _place(ours, regime), published, _place(theirs, regime)
+        yield pruned, REGIMES.get(regime, regime.replace("_", " ")), *_cells(own, places)
 
 
-def _measured(rows: list[Row], places: Sequence[str] = ("", "", "")) -> tuple[str, ...]:
+def _cells(rows: list[Row], places: Sequence[str] = ("", "", "")) -> tuple[str, ...]:
     """The cells that rows fill, around those of places and published figures."""
     if not rows:
         return "", "", *places, "0"
-    kept = 100 * np.mean([1 - row["removed"] / row["prunable"] for row in rows])
-    accuracies = _accuracies(rows)
-    spread = f" ± {np.std(accuracies, ddof=1):.2f}" if len(accuracies) > 1 else ""
-    return f"{kept:.3g}", f"{np.mean(accuracies):.2f}{spread}", *places, str(len(accuracies))
+    kept = 100 * np.mean([1 / compression(row) for row in rows])
+    accuracies = 100 * column(rows, "validation_accuracy")
+    return f"{kept:.3g}", spread(accuracies), *places, str(len(rows))
 
 
-def _accuracies(rows: list[Row]) -> list[float]:
-    return [100 * row["validation_accuracy"] for row in rows]
-
-
-def _place(values: Mapping[str, float], name: str) -> str:
+def _place(found: Mapping[str, float], name: str) -> str:
     """One more than how many values are larger."""
-    return str(1 + sum(value > values[name] for value in values.values())) if name in values else ""
-
-
-def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return str(1 + sum(value > found[name] for value in found.values())) if name in found else ""
