@@ -1,12 +1,15 @@
 """A study on a model and data of the user's own, from a package outside this repository."""
 
+import re
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from configs import digits
+from launch import overrides
 from pruning_jax import studies
 from pruning_jax.lab import results
 from pruning_jax.lab.jobs import Lab
@@ -81,7 +84,7 @@ def test_a_run_keeps_a_digest_of_the_user_s_data_and_code(tmp_path):
 
 
 def test_a_split_is_fixed_apart_from_the_seed():
-    own, fixed = (studies.find("comparison").build(config(**of)).workload for of in CHANGES)
+    own, fixed = (studies.find("comparison").build(config(**of)) for of in CHANGES)
     first, second = ([w.load(seed).train.inputs for seed in (1, 2)] for w in (own, fixed))
     assert (np.asarray(first[0]) != np.asarray(first[1])).any()
     np.testing.assert_array_equal(*second)
@@ -98,9 +101,36 @@ CHANGES = ({}, {"split_seed": 7})
         ({"dataset": "own_package:number"}, "is a int; give a function"),
         ({"dataset": "own_package:wrong"}, r"returns a int; it must return \(train, test"),
         ({"model": {"name": "own_package:build", "wdth": 5}}, "cannot be built: .*'wdth'"),
-        ({"split_seed": -1}, "none negative"),
+        ({"split_seed": -1}, "split_seed is -1; it must be an integer from 0"),
     ],
 )
 def test_what_cannot_be_imported_is_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
         studies.find("comparison").build(config(**changes))
+
+
+def test_the_study_of_the_contributor_s_page_runs_from_its_file_and_config(tmp_path, capsys):
+    page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    page = page[page.index("## How to add a study") : page.index("## The layout")]
+    study, config = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "norms.py").write_text(study)
+    (tmp_path / "norms_config.py").write_text(config)
+    _, asked = overrides.load(str(tmp_path / "norms_config.py"))
+    module, asked = studies.find(asked.study), asked.to_dict()
+    for _ in range(2):  # the second time everything is there
+        with results.open_run(tmp_path / "run", asked, study=asked["study"]) as run:
+            module.run(module.build(asked), Lab(run, lambda *_: None))
+    table = results.read(tmp_path / "run").table
+    assert table.groupby("phase").size().to_dict() == {"norm": 10, "pretrained": 5}
+    assert "**N1, MLP, digits: " in capsys.readouterr().out
+    assert [*workloads.surroundings(asked)["code"]] == ["my_package.norms"]
+    asked["workload"]["epoch"] = (1,)
+    with pytest.raises(ValueError, match="did you mean 'epochs'"):
+        module.build(asked)
+    sys.modules.pop("my_package.norms")
+
+
+def test_a_study_that_cannot_be_imported_is_named():
+    with pytest.raises(ValueError, match="'no_package.study' cannot be imported"):
+        studies.find("no_package.study")

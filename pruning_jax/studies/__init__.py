@@ -12,10 +12,17 @@ writes claims and figures from the rows there are, few or all, and from several 
 
 
 def find(name: str) -> ModuleType:
-    """The study of a name, imported when it is asked for.
+    """The study of a name, or of a module's import path, imported when it is asked for.
 
     Raises:
       ValueError: there is none.
     """
-    choices.check("study", name, STUDIES)
-    return importlib.import_module(f"{__name__}.{name}")
+    own = isinstance(name, str) and "." in name
+    if not own:
+        choices.check("study", name, STUDIES)
+    try:
+        return importlib.import_module(name if own else f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if not own:
+            raise
+        raise ValueError(f"the study {name!r} cannot be imported: {error}") from error
