@@ -1,35 +1,24 @@
 """Figures of made-up rows: what is drawn where, and that parts of a run can be drawn too."""
 
-import io
 import itertools
 
 import narrow_networks
 import numpy as np
+import pandas
 import pytest
 from loss_modelling_rows import ERROR_GAPS, LOSS_GAPS, built, run, workload
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from reading_figures import curve, intervals, labels, pixels, rendered
 
 from pruning_jax import figures, measurements, units
+from pruning_jax.figures.looks import MARKERS, PALETTE
 from pruning_jax.studies.loss_modelling import select
 from pruning_jax.studies.loss_modelling.claims import PUBLISHED
 
 KINDS = ("step_penalty", "stages", "fine_tuning", "early_stopping")
-
-
-def labels(figure):
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-
-
-def lines(ax, label):
-    """The points of the error-bar lines that have a label."""
-    found = [container for container in ax.containers if container.get_label() == label]
-    return [dict(zip(*container[0].get_data(), strict=True)) for container in found]
-
-
-def rendered(figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=50)
-    return buffer.getvalue()
+T_OF_2, T_OF_3 = 12.706205, 4.302653
+"""Student's quantile .975 of one and of two degrees of freedom, from a printed table."""
 
 
 def drawn(work, rows):
@@ -47,6 +36,11 @@ def rows(work):
     return run(work)
 
 
+@pytest.fixture(scope="module")
+def study(work, rows):
+    return drawn(work, rows)
+
+
 def comparison(criteria=("magnitude", "random", "mine"), sparsities=(0.5, 0.9), seeds=(1, 2)):
     rows = [
         {"phase": "pretrained", "workload": "c", "seed": seed, "test_accuracy": 0.95 + 0.01 * seed}
@@ -60,29 +54,149 @@ def comparison(criteria=("magnitude", "random", "mine"), sparsities=(0.5, 0.9), 
     return rows
 
 
+def swept(values, **columns):
+    """A table of one curve at one place, a value a seed."""
+    rows = [{"seed": seed, "x": 1.0, "y": y, "of": "a"} for seed, y in enumerate(values)]
+    return pandas.DataFrame([row | columns for row in rows])
+
+
+SWEEP = figures.Sweep("x", "y", "of")
+
+
+def test_a_bar_is_the_interval_of_the_mean_and_the_figure_says_so():
+    figure = figures.curves(swept([1.0, 2.0, 4.0]), SWEEP, "what")
+    half = T_OF_3 * np.std([1, 2, 4], ddof=1) / np.sqrt(3)
+    assert intervals(figure.axes[0], "a")[1] == pytest.approx((7 / 3 - half, 7 / 3 + half))
+    text = "what\nmean and its 95 % interval (Student's t), n = 3 seeds"
+    assert figure.get_suptitle() == text
+
+
+def test_a_bar_stays_within_what_a_mean_can_be():
+    half = T_OF_2 * np.std([10, 20], ddof=1) / np.sqrt(2)
+    for within, low in (((0, 100), 0), ((-np.inf, np.inf), 15 - half), ((0, np.inf), 0)):
+        sweep = SWEEP._replace(within=within)
+        found = intervals(figures.curves(swept([10.0, 20.0]), sweep).axes[0], "a")[1]
+        assert found == pytest.approx((low, min(15 + half, within[1])))
+
+
+def test_one_seed_has_no_bar_and_the_figure_says_so():
+    figure = figures.curves(swept([1.0]), SWEEP)
+    assert not intervals(figure.axes[0], "a") and curve(figure.axes[0], "a") == {1: 1}
+    assert figure.get_suptitle() == "n = 1 seed, so no interval"
+
+
+def test_several_rows_of_a_seed_are_one_observation():
+    several = pandas.concat([swept([1.0, 2.0, 4.0]), swept([3.0, 2.0, 0.0])])
+    figure = figures.curves(several, SWEEP)
+    assert intervals(figure.axes[0], "a")[1] == pytest.approx((2, 2))
+    assert "n = 3 seeds" in figure.get_suptitle()
+
+
+def test_a_curve_of_many_places_has_a_band():
+    values = np.random.default_rng(0).normal(size=(3, 40))
+    rows = [
+        {"seed": seed, "x": x, "y": y, "of": "a"}
+        for seed, heights in enumerate(values)
+        for x, y in enumerate(heights)
+    ]
+    (ax,) = figures.curves(pandas.DataFrame(rows), SWEEP).axes
+    edge = ax.collections[0].get_paths()[0].vertices
+    half = T_OF_3 * values[:, 7].std(ddof=1) / np.sqrt(3)
+    for end in (-half, half):
+        assert np.isclose(edge, [7, values[:, 7].mean() + end]).all(axis=1).any()
+
+
+def test_numbers_of_seeds_that_differ_are_told():
+    table = pandas.concat([swept([1.0, 2.0]), swept([1.0, 2.0, 3.0], of="b")])
+    assert "n = 2 to 3 seeds" in figures.curves(table, SWEEP).get_suptitle()
+
+
+def test_heights_that_are_not_finite_are_left_out():
+    figure = figures.curves(swept([1.0, np.nan, 3.0, np.inf]), SWEEP)
+    assert curve(figure.axes[0], "a") == {1: 2} and "n = 2 seeds" in figure.get_suptitle()
+
+
+def test_a_column_that_is_missing_is_named():
+    with pytest.raises(ValueError, match="no column 'z'; its columns are 'seed', 'x', 'y', 'of'"):
+        figures.curves(swept([1.0]), SWEEP._replace(y="z"))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_curves_that_coincide_are_all_seen(count):
+    rows = [
+        {"seed": seed, "x": x, "y": x, "of": name}
+        for seed, x, name in itertools.product((1, 2), (1.0, 2.0, 3.0), "abc"[:count])
+    ]
+    figure = figures.curves(pandas.DataFrame(rows), SWEEP)
+    ax, image = figure.axes[0], pixels(figure)
+    box = ax.bbox.extents.astype(int)
+    inside = image[box[1] : box[3], box[0] : box[2]]
+    for line in ax.lines:
+        colour = to_rgb(line.get_color())
+        assert (np.abs(inside - colour).max(axis=-1) < 0.02).sum() > 200
+
+
+LMS = np.array(
+    [[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]]
+)
+DEUTERANOPIA = np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]])
+PROTANOPIA = np.array([[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]])
+"""Vienot, Brettel and Mollon (1999): RGB -> LMS, and what a dichromat's cones see of it."""
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def cielab(colours, cones):
+    rgb = np.array([to_rgb(colour) for colour in colours])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ (np.linalg.inv(LMS) @ cones @ LMS).T, 0, 1)
+    ratios = seen @ XYZ.T / XYZ.sum(axis=1)
+    f = np.where(ratios > (6 / 29) ** 3, np.cbrt(ratios), ratios * (29 / 6) ** 2 / 3 + 4 / 29)
+    x, y, z = f.T
+    return np.transpose([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("cones", [np.eye(3), DEUTERANOPIA, PROTANOPIA])
+def test_any_two_colours_are_told_apart(cones):
+    places = cielab(PALETTE, cones)
+    for one, other in itertools.combinations(range(len(PALETTE)), 2):
+        assert np.linalg.norm(places[one] - places[other]) > 25, (PALETTE[one], PALETTE[other])
+    assert len(set(MARKERS)) == len(PALETTE)
+
+
+def test_the_simulation_sees_what_it_should():
+    red, green = cielab(["#A00000", "#5F5F00"], DEUTERANOPIA)
+    assert (
+        np.linalg.norm(red - green)
+        < 20
+        < 60
+        < np.linalg.norm(np.subtract(*cielab(["#A00000", "#5F5F00"], np.eye(3))))
+    )
+    np.testing.assert_allclose(cielab(["white", "black"], np.eye(3))[:, 0], [100, 0], atol=0.1)
+
+
 def test_accuracy_by_sparsity_draws_means_in_percent():
     figure = figures.accuracy_by_sparsity(comparison())
     before, after = figure.axes
-    (points,) = lines(before, "magnitude (MP)")
-    assert points == {0: pytest.approx(66.5), 1: pytest.approx(46.5)}
-    assert lines(after, "mine") == [{0: pytest.approx(91.5), 1: pytest.approx(91.5)}]
-    dense = next(line for line in before.lines if line.get_label() == "dense")
-    assert dense.get_ydata()[0] == pytest.approx(96.5)
+    assert curve(before, "magnitude (MP)") == {0: pytest.approx(66.5), 1: pytest.approx(46.5)}
+    assert curve(after, "mine") == {0: pytest.approx(91.5), 1: pytest.approx(91.5)}
+    assert curve(before, "dense")[0] == pytest.approx(96.5)
     assert [tick.get_text() for tick in before.get_xticklabels()] == ["50", "90"]
     assert set(labels(figure)) == {"magnitude (MP)", "random", "mine", "dense"}
+    assert "n = 2 seeds" in figure.get_suptitle() and "(%" in before.get_xlabel()
 
 
-@pytest.mark.parametrize("seeds", [(1,), (1, 2)])
-def test_bars_are_standard_deviations_over_seeds(seeds):
-    figure = figures.accuracy_by_sparsity(comparison(seeds=seeds))
-    container = next(c for c in figure.axes[0].containers if c.get_label() == "random")
-    (low, high) = container[2][0].get_segments()[0][:, 1]
-    expected = 2 * np.std([1, 2], ddof=1) if len(seeds) > 1 else 0
-    assert high - low == pytest.approx(expected)
+def test_two_seeds_give_no_accuracy_beyond_100():
+    rows = [row | {"test_accuracy": 1.0 - 0.1 * (row["seed"] == 2)} for row in comparison()]
+    figure = figures.accuracy_by_sparsity(rows)
+    assert intervals(figure.axes[1], "random")[0] == pytest.approx((95 - T_OF_2 * 5, 100))
 
 
-def test_a_criterion_without_a_style_of_its_own_is_drawn():
-    assert "mine" in labels(figures.accuracy_by_sparsity(comparison(criteria=("mine",))))
+def test_criteria_without_a_style_of_their_own_differ():
+    figure = figures.accuracy_by_sparsity(comparison(criteria=("mine", "yours", "magnitude")))
+    assert {"mine", "yours"} <= set(labels(figure))
+    colours = {to_hex(line.get_color()) for line in figure.axes[0].lines if line.get_marker()}
+    lines = [line for line in figure.axes[0].lines if line.get_label() in labels(figure)]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 4 and colours
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
@@ -99,14 +213,14 @@ def test_the_study_has_four_figures_a_workload(work, rows):
     assert all(isinstance(figure, Figure) and rendered(figure) for figure in found.values())
 
 
-def test_step_penalty_keeps_the_two_kinds_of_seeds_apart(work, rows):
-    figure = drawn(work, rows)[f"step_penalty_{work.name}"]
+def test_step_penalty_keeps_the_two_kinds_of_seeds_apart(work, rows, study):
+    figure = study[f"step_penalty_{work.name}"]
     obd, linear, quadratic = figure.axes
     assert [ax.get_title() for ax in figure.axes] == ["OBD", "linear (LM)", "quadratic (QM)"]
-    (tuning,) = lines(linear, "140 stages, tuning seeds")
-    (test,) = lines(linear, "140 stages, test seeds")
-    assert len(tuning) == 3 and len(test) == 2
-    (one,) = lines(quadratic, "1 stage, test seeds")
+    assert (
+        len(curve(linear, "140 stages", "--")) == 3 and len(curve(linear, "140 stages", "-")) == 2
+    )
+    one = curve(quadratic, "1 stage", "-")
     assert list(one) == [0, 1, 2] and min(one, key=one.get) == 1
     gaps = [
         row["penalty"]
@@ -115,34 +229,50 @@ def test_step_penalty_keeps_the_two_kinds_of_seeds_apart(work, rows):
         and row.get("criterion") == "obd"
         and (row["stages"], row["step_penalty"], row["epoch"]) == (1, 0.01, "best")
     ]
-    assert lines(obd, "1 stage, tuning seeds")[0][1] == pytest.approx(np.mean(gaps))
+    assert curve(obd, "1 stage", "--")[1] == pytest.approx(np.mean(gaps))
+    assert {"tuning seeds", "test seeds"} < set(labels(figure))
+    assert "n = 2 to 3 seeds" in figure.get_suptitle()
 
 
-def test_stages_draws_the_selected_penalty_and_the_published_means(work, rows):
-    figure = drawn(work, rows)[f"stages_{work.name}"]
+def test_a_line_does_not_cross_a_place_without_a_value(study, work):
+    (line,) = [
+        line
+        for line in study[f"step_penalty_{work.name}"].axes[1].lines
+        if (line.get_label(), line.get_linestyle()) == ("140 stages", "-")
+    ]
+    assert len(line.get_xdata()) == np.ptp(line.get_xdata()) + 1
+
+
+def test_stages_draws_the_selected_penalty_and_the_published_means(work, study):
+    figure = study[f"stages_{work.name}"]
     zero, selected = figure.axes
-    assert lines(zero, "quadratic (QM)")[0][2] == pytest.approx(1.5 * 1.05, abs=0.05)
-    assert lines(selected, "quadratic (QM)")[0][2] == pytest.approx(1.05, abs=0.05)
-    (magnitude,) = lines(selected, "magnitude (MP)")
-    assert list(magnitude) == [0, 1, 2] and len(set(magnitude.values())) == 1
+    assert curve(zero, "quadratic (QM)")[2] == pytest.approx(1.5 * 1.05, abs=0.05)
+    assert curve(selected, "quadratic (QM)")[2] == pytest.approx(1.05, abs=0.05)
+    magnitude = curve(selected, "magnitude (MP)")
+    assert list(magnitude) == [0, 1, 2] and len({round(of, 9) for of in magnitude.values()}) == 1
     stars = [line for line in selected.lines if line.get_marker() == "*" and line.get_xdata().size]
-    heights = [line.get_ydata()[0] for line in stars]
+    heights = [line.get_ydata()[0] for line in stars if line.get_label() not in labels(figure)]
     assert heights == [LOSS_GAPS[name] for name in ERROR_GAPS]
-    assert "published" in labels(figure)
+    assert "stars: the paper's means" in figure.get_suptitle()
 
 
-def test_fine_tuning_has_a_point_a_seed_and_the_mean(work, rows):
-    (ax,) = drawn(work, rows)[f"fine_tuning_{work.name}"].axes
-    assert [len(points.get_offsets()) for points in ax.collections[:8]] == [3, 1] * 4
-    seeds, mean = (points.get_offsets() for points in ax.collections[:2])
+def test_fine_tuning_has_a_point_a_seed_and_the_mean(work, study):
+    figure = study[f"fine_tuning_{work.name}"]
+    (ax,) = figure.axes
+    seeds, mean = ax.lines[0].get_xydata(), ax.containers[0][0].get_xydata()
+    assert len(seeds) == 3 and len(ax.containers) == 4
     np.testing.assert_allclose(seeds.mean(axis=0), mean[0])
     np.testing.assert_allclose(mean[0], [LOSS_GAPS["magnitude"], 2.4], atol=0.4)
+    across, up = (bars.get_segments()[0] for bars in ax.containers[0][2])
+    half = T_OF_3 * seeds.std(axis=0, ddof=1) / np.sqrt(3)
+    assert np.ptp(across[:, 0]) == pytest.approx(2 * half[0])
+    assert np.ptp(up[:, 1]) == pytest.approx(2 * half[1]) and "n = 3" in figure.get_suptitle()
 
 
-def test_early_stopping_has_a_bar_for_each_epoch_and_criterion(work, rows):
-    figure = drawn(work, rows)[f"early_stopping_{work.name}"]
+def test_early_stopping_has_a_bar_for_each_epoch_and_criterion(work, study):
+    figure = study[f"early_stopping_{work.name}"]
     for ax in figure.axes:
-        assert len(ax.patches) == 6
+        assert len(ax.patches) == 6 and ax.get_ylim()[0] == 0
         assert [tick.get_text() for tick in ax.get_xticklabels()] == ["5", "100", "best"]
     assert labels(figure) == ["OBD", "quadratic (QM)"]
     assert figure.axes[1].patches[0].get_height() == pytest.approx(
@@ -152,15 +282,15 @@ def test_early_stopping_has_a_bar_for_each_epoch_and_criterion(work, rows):
 
 def test_any_beginning_of_a_run_is_drawn(work, rows):
     order = np.random.default_rng(0).permutation(len(rows))
-    for count in range(0, len(rows), 97):
+    for count in (*range(0, 30, 7), len(rows) // 3, len(rows) - 10):
         for part in (rows[:count], [rows[i] for i in order[:count]]):
             for figure in drawn(work, part).values():
-                rendered(figure)
+                figure.draw_without_rendering()
 
 
-def test_the_same_rows_give_the_same_bytes(work, rows):
+def test_the_same_rows_give_the_same_bytes(work, rows, study):
     name = f"stages_{work.name}"
-    assert rendered(drawn(work, rows)[name]) == rendered(drawn(work, rows)[name])
+    assert rendered(study[name]) == rendered(drawn(work, rows)[name])
 
 
 def test_the_penalties_drawn_are_those_the_study_selects(work, rows):
@@ -181,6 +311,15 @@ def test_gaps_of_many_sizes_have_a_logarithmic_axis(work, rows, most, scale):
         figure = drawn(work, changed)[f"{kind}_{work.name}"]
         assert {ax.get_yscale() for ax in figure.axes} == {scale}
         assert rendered(figure)
+
+
+def test_the_sides_of_a_forest_plot_are_told():
+    effects = [figures.Effect("A1 w  a", 2.0, "agrees", False)]
+    (ax,) = figures.forest([*effects, figures.Effect("B", -1.0, "undecided", True)]).axes
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["A1 w  a", "B"]
+    bars = [line.get_xdata() for line in ax.lines if len(line.get_xdata()) == 2]
+    assert [list(bar) for bar in bars[:2]] == [[1, 3], [-2, 0]]
+    assert "95 % interval" in ax.get_xlabel() and "right: as claimed" in ax.get_xlabel()
 
 
 STREAM = [

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from reading_figures import curve, labels, pixels
 
 from pruning_jax import figures
 from pruning_jax.measurements import landscape as measured
@@ -15,12 +15,6 @@ X, Y = np.linspace(-2.0, 8.0, 6), np.linspace(-1.0, 5.0, 4)
 LEANING = 3 * X + 0.5 * Y[:, None]
 POINTS = {"pretrained": (0, 0), "pruned": (6, 0.0), "retrained": (5.0, 4.0)}
 PATHS = {"pretraining": [[-5, 3], [-1, 1], [0, 0]], "retraining": np.array([[6, 0], [5, 4.0]])}
-
-
-def pixels(figure):
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[::-1, :, :3] / 255
 
 
 def colour_at(figure, image, at):
@@ -121,21 +115,23 @@ def test_a_plane_has_the_same_scale_both_ways_unless_it_is_a_strip():
     assert ax.get_aspect() == "auto" and "not to scale" in ax.get_ylabel()
 
 
-def test_a_profile_is_the_mean_with_its_range_and_chord():
-    t = np.linspace(0, 1, 5)
+def test_a_profile_is_the_mean_with_its_interval_and_chord():
+    t = np.linspace(0, 1, 15)
     seeds = np.array([t**2, 3 * t**2, 2 * t**2 + 1])
     figure = figures.profiles(t, {"several": seeds, "one": 1 - t}, label="loss (nats)")
     (ax,) = figure.axes
-    chord, several, _, one, _ = [line.get_xydata() for line in ax.lines]
-    np.testing.assert_allclose(several, np.transpose([t, seeds.mean(0)]))
-    np.testing.assert_allclose(one, np.transpose([t, 1 - t]))
-    np.testing.assert_allclose(chord, several[[0, -1]])
+    expected = dict(zip(t.round(9), seeds.mean(axis=0), strict=True))
+    assert curve(ax, "several") == pytest.approx(expected)
+    assert curve(ax, "one") == pytest.approx(dict(zip(t.round(9), 1 - t, strict=True)))
+    chord = ax.lines[0].get_xydata()
+    np.testing.assert_allclose(chord, [[0, seeds[:, 0].mean()], [1, seeds[:, -1].mean()]])
     edge = ax.collections[0].get_paths()[0].vertices
-    for low_or_high in (seeds.min(0), seeds.max(0)):
-        for point in zip(t, low_or_high, strict=True):
+    half = 4.302653 * seeds.std(axis=0, ddof=1) / np.sqrt(3)
+    for end in (seeds.mean(axis=0) - half, seeds.mean(axis=0) + half):
+        for point in zip(t, end, strict=True):
             assert np.isclose(edge, point).all(axis=1).any()
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["several", "one", "line between the ends", "range of 3 seeds"]
+    assert labels(figure) == ["several", "one", "line between the ends"]
+    assert "95 % interval" in figure.get_suptitle() and "n = 1 to 3" in figure.get_suptitle()
     pixels(figure)
 
 

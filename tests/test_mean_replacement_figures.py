@@ -1,12 +1,12 @@
 """Figures 2 to 9 of made-up rows: what is drawn where, and that parts of a run can be drawn too."""
 
-import io
 import math
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from mean_replacement_rows import PENALTIES, penalty, run, workload
+from reading_figures import curve, labels, panels, rendered
 
 from pruning_jax import figures
 from pruning_jax.measurements import mean_replacement as measured
@@ -14,6 +14,8 @@ from pruning_jax.measurements.profiles import profile
 
 NUMBERS = range(2, 10)
 LABELS = ["random", "weight norm", "RS", "MRS", "|RS|", "|MRS|"]
+LAYERS = ["all", "firstconv", "midconv", "lastconv", "firstdense"]
+CELLS = "settings in a cell"
 BOTH = ["removed alone", "mean folded in"]
 
 
@@ -36,25 +38,10 @@ def drawn(rows):
     return figures.mean_replacement(rows)
 
 
-def rendered(figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=40)
-    return buffer.getvalue()
-
-
-def labels(figure):
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-
-
-def curves(ax):
-    """Colour and line style -> the points of a line."""
-    lines = [line for line in ax.lines if len(line.get_xdata())]
-    return {(line.get_color(), line.get_linestyle()): line.get_xydata() for line in lines}
-
-
 def look(criterion, replacement):
-    color = figures.drawing.look(criterion)["color"]
-    return color, {"zero": "--", "mean": "-"}[replacement]
+    """The label and the line of a method's curve."""
+    label = dict(zip(PENALTIES, LABELS, strict=True)).get(criterion, criterion)
+    return label, {"zero": "--", "mean": "-"}[replacement]
 
 
 def settings(rows, **columns):
@@ -69,63 +56,89 @@ def test_a_workload_has_eight_figures(rows, drawn):
     assert set(both) == {f"figure_{n}_{name}" for n in NUMBERS for name in ("w", "other")}
 
 
+def test_every_figure_says_of_how_many_seeds_it_is(drawn):
+    assert all("n = 3 seeds" in figure.get_suptitle() for figure in drawn.values())
+    assert all(ax.get_xlabel() for ax in drawn["figure_9_w"].axes)
+
+
 def test_figure_2_has_a_curve_a_method_of_means_over_seeds(rows, drawn):
     (ax,) = drawn["figure_2_w"].axes
-    found = curves(ax)
-    assert len(found) == 12 and labels(drawn["figure_2_w"])[:6] == LABELS
+    assert labels(drawn["figure_2_w"]) == LABELS + BOTH
     for criterion, replacement in (("abs_rs", "mean"), ("mrs", "zero")):
-        points = found[look(criterion, replacement)]
-        for step, height in points:
+        points = curve(ax, *look(criterion, replacement))
+        assert list(points) == [250, 500, 750, 1000]
+        for step, height in points.items():
             own = settings(rows, layers="midconv", fraction=0.1, step=step)
             costs = [row["penalty"][criterion][replacement] for row in own]
             assert len(costs) == 3 and height == pytest.approx(np.mean(costs))
-    assert points[:, 0].tolist() == [250, 500, 750, 1000]
 
 
-def test_figure_3_has_a_panel_a_criterion_and_a_point_a_setting(rows, drawn):
-    figure = drawn["figure_3_w"]
-    titles = [ax.get_title() for ax in figure.axes]
-    assert titles == [f"{label}: 100 % below" for label in LABELS]
-    points = figure.axes[LABELS.index("|RS|")].collections[0].get_offsets()
+def cells(ax):
+    """The counts of a panel's cells, and the edges of the cells."""
+    mesh = ax.collections[0]
+    return np.ma.filled(mesh.get_array(), 0), mesh.get_coordinates()
+
+
+def test_figure_3_has_a_panel_a_criterion_and_counts_every_setting(rows, drawn):
+    axes = panels(drawn["figure_3_w"])
+    assert list(axes) == [f"{label}\n100 % below (100 to 100)" for label in LABELS]
     own = [row["penalty"]["abs_rs"] for row in settings(rows)]
-    np.testing.assert_allclose(points, [[pair["zero"], pair["mean"]] for pair in own])
-    line = figure.axes[0].lines[-1].get_xydata()
+    counts, edges = cells(axes["|RS|\n100 % below (100 to 100)"])
+    assert counts.sum() == len(own)
+    x, y = edges[0, :, 0], edges[:, 0, 1]
+    for both in own[::50]:
+        row = min(np.searchsorted(y, both["mean"], side="right") - 1, len(y) - 2)
+        column = min(np.searchsorted(x, both["zero"], side="right") - 1, len(x) - 2)
+        assert counts[row, column] >= 1
+    line = drawn["figure_3_w"].axes[0].lines[-1].get_xydata()
     np.testing.assert_array_equal(line[:, 0], line[:, 1])
+    assert drawn["figure_3_w"].axes[-1].get_ylabel() == "settings in a cell"
 
 
-def test_figure_4_has_a_panel_for_each_number_of_steps(rows, drawn):
-    figure = drawn["figure_4_w"]
-    titles = [ax.get_title() for ax in figure.axes]
-    assert titles == [f"{count} steps: 100 % below" for count in (10, 100, 500)]
+def test_the_share_below_is_of_seeds_and_within_its_bounds(work):
+    def mixed(unit):
+        worse = unit["replacement"] == "mean" and unit["step"] <= 250 * (unit["seed"] == 1)
+        return penalty(unit) * (3 if worse else 1)
+
+    figure = figures.mean_replacement(run(work, penalty=mixed))["figure_3_w"]
+    shares = np.array([75, 100, 100])
+    low = shares.mean() - 4.302653 * shares.std(ddof=1) / np.sqrt(3)
+    assert list(panels(figure))[0] == f"random\n92 % below ({low:.0f} to 100)"
+
+
+def test_figure_4_has_a_panel_for_each_criterion_and_number_of_steps(rows, drawn):
+    axes = panels(drawn["figure_4_w"])
+    criteria = ("random", "weight norm", "|RS|", "|MRS|")
+    grid = [f"{name}, {count} steps" for name in criteria for count in (10, 100, 500)]
+    assert [title.split("\n")[0] for title in axes] == grid
+    assert all("100 % below" in title for title in axes)
     own = [row for row in rows if row["phase"] == "fine_tuned" and row["criterion"] == "abs_mrs"]
-    expected = {r["penalty"]["100"] for r in own if r["replacement"] == "zero"}
-    points = figure.axes[1].collections[-1].get_offsets()
-    assert {x for x, _ in points} == expected
-    assert set(labels(figure)) == {"random", "weight norm", "|RS|", "|MRS|", "y = x"}
+    assert cells([*axes.values()][-1])[0].sum() == len(own) / 2
 
 
 def test_figure_5_draws_the_profiles(rows, drawn):
     (ax,) = drawn["figure_5_w"].axes
-    found, own = curves(ax), settings(rows)
+    own = settings(rows)
     methods = [(c, r) for c in PENALTIES for r in ("zero", "mean")]
     costs = [[row["penalty"][c][r] for row in own] for c, r in methods]
     taus = np.linspace(0, 1, 201)
     for method, shares in zip(methods, profile(costs, taus), strict=True):
-        np.testing.assert_allclose(found[look(*method)], np.transpose([taus, shares]))
-    assert ax.get_ylabel() == f"share of {len(own)} settings"
+        found = curve(ax, *look(*method))
+        np.testing.assert_allclose([*found.values()], shares, atol=1e-12)
+    assert f"{len(own)} settings" in drawn["figure_5_w"].get_suptitle()
 
 
 def test_figure_6_has_all_units_and_those_chosen(drawn):
     every, removed = drawn["figure_6_w"].axes
-    assert sum(patch.get_height() for patch in every.patches) == pytest.approx(1)
-    assert len(removed.patches) == 4
+    assert sum(every.patches[0].get_data().values) == pytest.approx(1)
+    assert len(removed.patches) == 4 and removed.get_xscale() == "log"
     assert set(labels(drawn["figure_6_w"])) == {"all units", "RS", "MRS", "|RS|", "|MRS|"}
 
 
 @pytest.mark.parametrize("squares", [np.zeros, lambda size: np.arange(size) % 3 / 2.0])
 def test_units_that_are_never_active_are_drawn(work, squares):
     every = figures.mean_replacement(run(work, squares=squares))["figure_6_w"].axes[0]
-    heights = [patch.get_height() for patch in every.patches]
+    heights = every.patches[0].get_data().values
     assert sum(heights) == pytest.approx(1)
     assert heights[0] >= np.mean(squares(20) == 0)
 
@@ -138,7 +151,8 @@ def test_figure_7_ends_at_the_units_ever_selected(rows, drawn):
         for seed in (1, 2, 3):
             of_seed = [set(row["units"][criterion]) for row in own if row["seed"] == seed]
             shares.append(len(set.union(*of_seed)) / 20)
-        assert curves(ax)[look(criterion, "mean")][-1] == pytest.approx([1000, np.mean(shares)])
+        found = curve(ax, look(criterion, "mean")[0])
+        assert found[1000] == pytest.approx(np.mean(shares)) and max(found) == 1000
     assert labels(drawn["figure_7_w"]) == LABELS
 
 
@@ -149,23 +163,29 @@ def test_figure_8_has_a_panel_a_layer_set(rows, work, drawn):
     assert ticks == ["one", "5", "10", "20", "50"]
     own = settings(rows, layers="lastconv", fraction=0.2)
     expected = np.mean([row["penalty"]["rs"]["zero"] for row in own])
-    assert dict(curves(axes[3])[look("rs", "zero")])[3] == pytest.approx(expected)
+    assert curve(axes[3], *look("rs", "zero"))[3] == pytest.approx(expected)
     assert labels(drawn["figure_8_w"]) == LABELS + BOTH
 
 
 def test_a_fraction_that_removes_no_unit_has_no_point(work):
     work = small(fractions=(0.05, 0.1))
     axes = figures.mean_replacement(run(work))["figure_8_w"].axes
-    assert [len(curves(ax)[look("rs", "zero")]) for ax in axes[:3]] == [2, 1, 2]
+    assert [len(curve(ax, *look("rs", "zero"))) for ax in axes[:3]] == [2, 1, 2]
 
 
 def test_figure_9_has_the_areas_of_each_layer_set(rows, drawn):
     (ax,) = drawn["figure_9_w"].axes
-    assert len(ax.containers) == 5 * 12
     own = [measured.method_areas(settings(rows, layers="all", seed=seed)) for seed in (1, 2, 3)]
-    heights = [container[0].get_ydata()[0] for container in ax.containers[:12]]
-    expected = [np.mean([area[method] for area in own]) for method in own[0]]
-    np.testing.assert_allclose(heights, expected)
+    marks = {(c[0].get_label(), c[0].get_markerfacecolor() != "white"): c for c in ax.containers}
+    assert len(marks) == 12
+    for criterion, replacement in own[0]:
+        areas = [area[criterion, replacement] for area in own]
+        mark = marks[look(criterion, "mean")[0], replacement == "mean"]
+        assert mark[0].get_ydata()[0] == pytest.approx(np.mean(areas))
+        low, high = mark[2][0].get_segments()[0][:, 1]
+        half = 4.302653 * np.std(areas, ddof=1) / np.sqrt(3)
+        assert [low, high] == pytest.approx(np.clip(np.mean(areas) + [-half, half], 0, 1))
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == LAYERS
     assert set(labels(drawn["figure_9_w"])) == {*LABELS, *BOTH}
 
 
@@ -184,7 +204,7 @@ def test_penalties_that_are_not_finite_are_left_out(work, bad):
 
     found = figures.mean_replacement(run(work, penalty=changed, tuned=changed))
     assert len(found) == 8 and all(rendered(found[f"figure_{n}_w"]) for n in (3, 4, 9))
-    assert len(found["figure_3_w"].axes[0].collections[0].get_offsets()) == 2 / 3 * 288
+    assert cells(found["figure_3_w"].axes[0])[0].sum() == 2 / 3 * 288
 
 
 def test_penalties_of_all_sizes_and_both_signs_are_drawn(work):
@@ -194,7 +214,7 @@ def test_penalties_of_all_sizes_and_both_signs_are_drawn(work):
     )
     for number in (2, 3, 8):
         figure = found[f"figure_{number}_w"]
-        assert {ax.get_yscale() for ax in figure.axes} == {"symlog"}
+        assert {ax.get_yscale() for ax in figure.axes if ax.get_ylabel() != CELLS} == {"symlog"}
         assert rendered(figure)
 
 
@@ -212,7 +232,9 @@ def test_a_criterion_without_a_style_of_its_own_is_drawn():
         chosen=lambda criterion, draw, count, size: list(range(count)),
     )
     found = figures.mean_replacement(rows)
-    assert all("mine" in labels(found[f"figure_{n}_w"]) for n in (2, 4, 5, 7, 8, 9))
+    assert all("mine" in labels(found[f"figure_{n}_w"]) for n in (2, 5, 7, 8, 9))
+    for number in (3, 4):
+        assert any("mine" in title for title in panels(found[f"figure_{number}_w"]))
 
 
 def test_the_same_rows_give_the_same_bytes(rows):

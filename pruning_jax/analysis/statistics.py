@@ -72,23 +72,57 @@ def lower_bound(values: ArrayLike, confidence: float = 0.95) -> float:
     )
 
 
-def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """The mean and its two-sided confidence interval, by Student's t.
+def student_interval(
+    mean: ArrayLike,
+    error: ArrayLike,
+    count: ArrayLike,
+    confidence: float = 0.95,
+    within: tuple[ArrayLike, ArrayLike] = (-np.inf, np.inf),
+) -> Interval:
+    """Two-sided confidence intervals of means, by Student's t; each argument may be an array.
 
-    mean +- t((1 + confidence) / 2; n - 1) sd / sqrt(n)
+    mean +- t((1 + confidence) / 2; n - 1) error
+
+    Args:
+      mean: over seeds.
+      error: its standard error.
+      count: n, how many seeds; of one seed the ends are not numbers.
+      confidence: the interval's coverage, in (0, 1).
+      within: what a mean cannot lie beyond, such as (0, 100) of a percentage; an end beyond it is
+        moved to it, and the interval covers the mean as often as before.
+
+    Raises:
+      ValueError: a bad confidence.
+    """
+    _check_confidence(confidence)
+    low = mean - scipy.stats.t.ppf((1 + confidence) / 2, np.asarray(count) - 1) * error
+    high, (least, most) = 2 * mean - low, within
+    if not np.isneginf(least).all():
+        low = np.maximum(low, np.minimum(least, mean))
+    if not np.isposinf(most).all():
+        high = np.minimum(high, np.maximum(most, mean))
+    return Interval(mean, low, high)
+
+
+def mean_interval(
+    values: ArrayLike,
+    confidence: float = 0.95,
+    within: tuple[float, float] = (-np.inf, np.inf),
+) -> Interval:
+    """The mean and its two-sided confidence interval, by Student's t: `student_interval`.
 
     Args:
       values: one number a seed, shape (n,), n >= 2.
       confidence: the interval's coverage, in (0, 1).
+      within: what the mean cannot lie beyond.
 
     Raises:
       ValueError: a bad sample or confidence.
     """
     sample = _sample(values)
-    _check_confidence(confidence)
-    low = lower_bound(sample, (1 + confidence) / 2)
-    mean = float(sample.mean())
-    return Interval(mean, low, 2 * mean - low)
+    error = scipy.stats.sem(sample)
+    found = student_interval(sample.mean(), error, sample.size, confidence, within)
+    return Interval(*map(float, found))
 
 
 def one_sided_test(values: ArrayLike) -> float:

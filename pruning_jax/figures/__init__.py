@@ -7,16 +7,10 @@ import matplotlib
 
 from pruning_jax.figures.claims import Effect, forest
 from pruning_jax.figures.comparison import accuracy_by_sparsity
-from pruning_jax.figures.landscape import contours, profiles, surface
-from pruning_jax.figures.loss_modelling import (
-    Spreads,
-    early_stopping,
-    fine_tuning,
-    loss_modelling,
-    stages,
-    step_penalty,
-)
+from pruning_jax.figures.loss_modelling import loss_modelling
 from pruning_jax.figures.mean_replacement import mean_replacement
+from pruning_jax.figures.planes import contours, profiles, surface
+from pruning_jax.figures.plots import Sweep, curves, density, histogram
 from pruning_jax.figures.pruning_mechanism import pruning_mechanism
 from pruning_jax.figures.unit_graph import unit_graph
 
@@ -24,18 +18,17 @@ matplotlib.rcParams["svg.hashsalt"] = "pruning_jax"  # the same figure is the sa
 
 __all__ = [
     "Effect",
-    "Spreads",
+    "Sweep",
     "accuracy_by_sparsity",
     "contours",
-    "early_stopping",
-    "fine_tuning",
+    "curves",
+    "density",
     "forest",
+    "histogram",
     "loss_modelling",
     "mean_replacement",
     "profiles",
     "pruning_mechanism",
-    "stages",
-    "step_penalty",
     "surface",
     "unit_graph",
 ]

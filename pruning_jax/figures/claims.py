@@ -6,13 +6,9 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-COLOURS = {
-    "agrees": "#0072B2",
-    "contradicts": "#D55E00",
-    "undecided": "#E69F00",
-    "unfit": "#999999",
-}
-"""Of Okabe and Ito; no two are alike in any deficiency of colour vision."""
+from pruning_jax.figures.looks import AMBER, BLUE, GREY, RED
+
+COLOURS = {"agrees": BLUE, "contradicts": RED, "undecided": AMBER, "unfit": GREY}
 
 
 class Effect(NamedTuple):
@@ -47,9 +43,8 @@ def forest(effects: Sequence[Effect]) -> Figure:
     ax.set_xscale("symlog", linthresh=1)
     ax.set_yticks(range(len(effects)), [effect.label for effect in effects], fontsize=6)
     ax.set(ylim=(len(effects) - 0.4, -0.6))
-    ax.set_xlabel(
-        "mean's distance from its bound, in half-widths of its 95 % interval; right: as claimed"
-    )
+    what = "mean's distance from its bound, in half-widths of its 95 % interval over seeds"
+    ax.set_xlabel(f"{what}; right: as claimed", fontsize="small")
     marks = [
         Line2D([], [], color=colour, marker="o", label=name, linewidth=1)
         for name, colour in COLOURS.items()

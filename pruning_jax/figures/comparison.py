@@ -2,35 +2,30 @@
 
 from collections.abc import Iterable
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from pruning_jax.figures import drawing
+from pruning_jax.figures import plots
 from pruning_jax.measurements import Row, values, where
+
+PHASES = {"pruned": "right after pruning", "retrained": "after retraining"}
 
 
 def accuracy_by_sparsity(rows: Iterable[Row]) -> Figure:
     """Test accuracy against sparsity, a line a criterion, right after pruning and retrained.
 
     Args:
-      rows: of a comparison; a point is the mean over seeds, its bar their standard deviation.
+      rows: of a comparison.
     """
     rows = list(rows)
-    sparsities = values((row for row in rows if "sparsity" in row), "sparsity")
-    dense = [100 * row["test_accuracy"] for row in where(rows, phase="pretrained")]
-    figure, axes = drawing.panels(2)
-    panels = ("pruned", "right after pruning"), ("retrained", "after retraining")
-    for ax, (phase, title) in zip(axes, panels, strict=True):
-        found = where(rows, phase=phase)
-        for criterion in drawing.criteria(found):
-            drawn = where(found, criterion=criterion)
-            points = {
-                sparsity: [100 * row["test_accuracy"] for row in where(drawn, sparsity=sparsity)]
-                for sparsity in values(drawn, "sparsity")
-            }
-            drawing.line(ax, sparsities, points, **drawing.look(criterion))
-        if dense:
-            ax.axhline(np.mean(dense), color="black", linestyle="--", linewidth=1, label="dense")
-        drawing.categories(ax, [f"{100 * sparsity:g}" for sparsity in sparsities])
-        ax.set(title=title, xlabel="sparsity (% of prunable weights)")
-    return drawing.finish(figure, axes, "test accuracy (%)")
+    shown = [row for row in rows if row["phase"] in PHASES]
+    places = {(row["phase"], row["sparsity"]) for row in shown}
+    for dense in where(rows, phase="pretrained"):
+        at = [{"phase": phase, "sparsity": sparsity} for phase, sparsity in sorted(places)]
+        shown += [dense | place | {"criterion": "dense"} for place in at]
+    sweep = plots.Sweep(
+        "sparsity", "accuracy", "criterion", panel="phase", panels=PHASES, within=(0, 100),
+        ticks={sparsity: f"{100 * sparsity:.4g}" for sparsity in values(shown, "sparsity")},
+        x_label="sparsity (% of prunable weights)", y_label="test accuracy (%)",
+    )  # fmt: skip
+    drawn = [row | {"accuracy": 100 * row["test_accuracy"]} for row in shown]
+    return plots.curves(plots.table(drawn), sweep)

@@ -1,12 +1,15 @@
-"""The figures of the loss-modelling study."""
+"""What the study of loss modelling (S3) draws."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pruning_jax.figures import drawing
+from pruning_jax.figures import plots
+from pruning_jax.figures.looks import LABELS, looks
+from pruning_jax.figures.plots import Sweep, table
 from pruning_jax.measurements import (
     Choice,
     Row,
@@ -14,8 +17,6 @@ from pruning_jax.measurements import (
     best_penalties,
     fine_tuned,
     invariant,
-    loss_gaps,
-    loss_gaps_by,
     values,
     where,
 )
@@ -23,8 +24,10 @@ from pruning_jax.measurements import (
 Spreads = Mapping[str, tuple[float, float]]
 """Criterion -> a published mean and its spread."""
 
-STAGE_STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
-"""Colour and marker of the first, second, ... number of stages."""
+GAP = {"y": "gap", "y_label": "loss gap |ΔL| (nats)", "within": (0, np.inf), "wide": True}
+PANELS = {"panel": "chosen", "panels": {"none": "no step penalty"}}
+PANELS["panels"]["selected"] = "selected step penalty"
+STAR = {"marker": "*", "markersize": 10, "markerfacecolor": "white", "linestyle": "none"}
 
 
 def loss_modelling(
@@ -45,121 +48,106 @@ def loss_modelling(
     """
     figures, rows = {}, list(rows)
     for workload in values(rows, "workload"):
-        found = where(rows, workload=workload)
-        seeds = (tuning_seeds or {}).get(workload, ())
+        tuned_on = (tuning_seeds or {}).get(workload, ())
+        found = [
+            row | {"kind": "tuning" if row["seed"] in tuned_on else "test"}
+            for row in where(rows, workload=workload)
+        ]
         paper = (published or {}).get(workload, {})
-        test = [row for row in found if row["seed"] not in seeds]
-        pruned = where(test, phase="pruned")
-        tuning = [row for row in where(found, phase="pruned") if row["seed"] in seeds]
-        best, choice = where(pruned, epoch="best"), best_penalties(tuning or pruned)
-        if best or tuning:
-            kinds = {"tuning seeds": where(tuning, epoch="best"), "test seeds": best}
-            figures[f"step_penalty_{workload}"] = step_penalty(kinds)
+        pruned = [row | {"gap": abs(row["penalty"])} for row in where(found, phase="pruned")]
+        test, tuning = (where(pruned, kind=kind) for kind in ("test", "tuning"))
+        best, choice = where(test, epoch="best"), best_penalties(tuning or test)
+        if swept := where(pruned, epoch="best"):
+            figures[f"step_penalty_{workload}"] = _step_penalty(swept)
         if best:
-            figures[f"stages_{workload}"] = stages(best, choice, paper.get("loss_gap", {}))
-        if where(test, phase="retrained"):
-            figures[f"fine_tuning_{workload}"] = fine_tuning(test, paper)
-        if len(best) < len(pruned):
-            figures[f"early_stopping_{workload}"] = early_stopping(pruned, choice)
+            figures[f"stages_{workload}"] = _stages(best, choice, paper.get("loss_gap", {}))
+        if pairs := fine_tuned(where(found, kind="test")):
+            figures[f"fine_tuning_{workload}"] = _fine_tuning(pairs, paper)
+        if len(best) < len(test):
+            figures[f"early_stopping_{workload}"] = _early_stopping(test, choice)
     return figures
 
 
-def step_penalty(kinds: Mapping[str, list[Row]]) -> Figure:
-    """Loss gap against step penalty, a panel a criterion, a colour for each number of stages.
-
-    Args:
-      kinds: of seeds -> their prunings at the best epoch; the first is drawn open and dotted.
-    """
-    rows = [row for of in kinds.values() for row in of]
-    penalties, counts = values(rows, "step_penalty"), values(rows, "stages")
-    criteria = [c for c in drawing.criteria(rows) if not invariant(where(rows, criterion=c))]
-    figure, axes = drawing.panels(max(len(criteria), 1))
-    for ax, criterion in zip(axes, criteria, strict=False):
-        for count, (color, marker) in zip(counts, STAGE_STYLES, strict=False):
-            for (kind, of), line, face in zip(kinds.items(), ":-", ("none", color), strict=True):
-                points = loss_gaps_by(where(of, criterion=criterion, stages=count), "step_penalty")
-                line = line if len(points) == len(penalties) else "none"
-                label = f"{count} stage{'s' * (count > 1)}, {kind}"
-                look = {"color": color, "marker": marker, "markerfacecolor": face}
-                drawing.line(ax, penalties, points, linestyle=line, label=label, **look)
-        drawing.categories(
-            ax, ["0" if p == 0 else f"$10^{{{math.log10(p):.3g}}}$" for p in penalties]
-        )
-        ax.set(title=drawing.look(criterion)["label"], xlabel="step penalty λ")
-    return drawing.finish(figure, axes, drawing.LOSS_GAP, loss_gaps(rows))
+def _step_penalty(rows: list[Row]) -> Figure:
+    """Loss gap against step penalty, a panel a criterion, a curve a number of stages and kind."""
+    of_each = {name: where(rows, criterion=name) for name in values(rows, "criterion")}
+    swept = [row for of in of_each.values() if not invariant(of) for row in of]
+    powers = {
+        p: f"$10^{{{math.log10(p):.3g}}}$" if p else "0" for p in values(rows, "step_penalty")
+    }
+    sweep = Sweep(
+        "step_penalty", line="stages", dash="kind", panel="criterion", x_label="step penalty λ",
+        lines={count: f"{count} stage{'s' * (count > 1)}" for count in values(rows, "stages")},
+        dashes={"tuning": "tuning seeds", "test": "test seeds"}, panels=LABELS, ticks=powers, **GAP
+    )  # fmt: skip
+    return plots.curves(table(swept or rows), sweep, "right after pruning")
 
 
-def stages(best: list[Row], choice: Choice, published: Spreads) -> Figure:
-    """Loss gap against stages, without a step penalty and with the selected one.
+def _stages(best: list[Row], choice: Choice, published: Spreads) -> Figure:
+    """Loss gap against stages, without a step penalty and with the selected one."""
+    counts, drawn = values(best, "stages"), []
+    for row in _without_and_with(best, choice):
+        same = invariant(where(best, criterion=row["criterion"]))
+        drawn += [row | {"stages": count} for count in (counts if same else [row["stages"]])]
+    sweep = Sweep("stages", line="criterion", ticks={}, x_label="stages", **PANELS, **GAP)
 
-    Args:
-      best: prunings of test seeds at the best epoch.
-      choice: from `measurements.best_penalties`.
-      published: at the paper's largest number of stages, each criterion's best.
-    """
-    counts = values(best, "stages")
-    figure, axes = drawing.panels(2)
-    for ax, (title, drawn) in zip(axes, _without_and_with(best, choice), strict=True):
-        for criterion in drawing.criteria(best):
-            found = where(drawn, criterion=criterion)
-            points = loss_gaps_by(found, "stages")
-            if invariant(where(best, criterion=criterion)):
-                points = dict.fromkeys(counts, loss_gaps(found))
-            drawing.line(ax, counts, points, **drawing.look(criterion))
-        drawing.categories(ax, [str(count) for count in counts])
-        ax.set(title=title, xlabel="stages")
-    for place, (criterion, (mean, sd)) in enumerate(published.items()):
-        drawing.star(axes[1], len(counts) - 0.8 + 0.12 * place, mean, criterion, yerr=sd)
-    return drawing.finish(figure, axes, drawing.LOSS_GAP, loss_gaps(best))
+    def stars(ax: Axes, key: plots.Key) -> None:
+        shown = looks(published) if key[1] == "selected" else {}
+        for place, (criterion, look) in enumerate(shown.items()):
+            at = len(counts) - 0.8 + 0.12 * place
+            ax.plot([at], [published[criterion][0]], color=look.color, **STAR)
+            ax.set_xlim(right=at + 0.2)
+
+    note = "; stars: the paper's means at its most stages" if published else ""
+    return plots.curves(table(drawn), sweep, f"right after pruning{note}", also=stars)
 
 
-def fine_tuning(rows: list[Row], paper: Mapping[str, Spreads]) -> Figure:
-    """Error gap after fine-tuning against loss gap before it: a point a seed, the means larger.
-
-    Args:
-      rows: of test seeds, of all phases.
-      paper: ``"loss_gap"`` and ``"error_gap"`` -> criterion -> mean and spread.
-    """
-    figure, (ax,) = drawing.panels(1)
-    for criterion, pairs in fine_tuned(rows).items():
-        look, (x, y) = drawing.look(criterion), np.array(pairs).T
-        ax.scatter(x, y, s=9, color=look["color"], marker=look["marker"], alpha=0.5)
-        ax.scatter(x.mean(), y.mean(), s=50, edgecolor="white", linewidth=0.5, **look)
-    for criterion, (mean, sd) in paper.get("error_gap", {}).items():
-        x, x_sd = paper["loss_gap"][criterion]
-        drawing.star(ax, x, mean, criterion, xerr=x_sd, yerr=sd)
+def _fine_tuning(pairs: Mapping[str, list[tuple]], paper: Mapping[str, Spreads]) -> Figure:
+    """Error gap after fine-tuning against loss gap before it: a dot a seed, the means larger."""
+    drawn = table(
+        {"seed": seed, "criterion": criterion, "before": before, "after": after}
+        for criterion, of in pairs.items()
+        for seed, (before, after) in enumerate(of)
+    )
+    before, after = (
+        plots.summary(drawn, Sweep("criterion", y, "criterion", within=within)).set_index("line")
+        for y, within in (("before", (0, np.inf)), ("after", (-100, 100)))
+    )
+    figure, axes = plots.lay_out([[("", "")]])
+    (ax,) = axes.values()
+    for criterion, look in looks(pairs).items():
+        style = {"color": look.color, "marker": look.marker, "linestyle": "none"}
+        ax.plot(*np.transpose(pairs[criterion]), markersize=2.5, alpha=0.5, **style)
+        x, y = before.loc[[criterion]], after.loc[[criterion]]
+        bars = {"xerr": plots.errors(x), "yerr": plots.errors(y), "capsize": 2, "markersize": 7}
+        ax.errorbar(x["mean"], y["mean"], label=look.label, **bars, **style)
+    for criterion, look in looks(paper.get("error_gap", {})).items():
+        at = paper["loss_gap"][criterion][0], paper["error_gap"][criterion][0]
+        ax.plot(*np.reshape(at, (2, 1)), color=look.color, **STAR)
     ax.axhline(0, color="black", linewidth=0.5)
-    ax.set(xlabel=drawing.LOSS_GAP, title="after fine-tuning")
-    return drawing.finish(figure, [ax], "validation-error gap (pp)")
+    ax.set(xlabel=GAP["y_label"], ylabel="validation-error gap (pp)")
+    plots.legend(figure, ax.get_legend_handles_labels()[0])
+    note = "; stars: the paper's means" if paper.get("error_gap") else ""
+    title = f"after fine-tuning; a dot a seed{note}"
+    figure.suptitle(f"{title}\n{plots.counted(before['n'])}", fontsize="medium")
+    return figure
 
 
-def early_stopping(pruned: list[Row], choice: Choice) -> Figure:
-    """Loss gap of networks pruned early in training: bars of means, a dot a seed.
-
-    Args:
-      pruned: prunings of test seeds at early epochs and at the best one.
-      choice: from `measurements.best_penalties`.
-    """
-    early = [row for row in pruned if row["epoch"] != "best"]
-    criteria, count = drawing.criteria(early), max(values(early, "stages"))
-    epochs, width = [*values(early, "epoch"), "best"], 0.8 / len(criteria)
-    figure, axes = drawing.panels(2)
-    same_stages = where(pruned, stages=count)
-    for ax, (title, drawn) in zip(axes, _without_and_with(same_stages, choice), strict=True):
-        for place, criterion in enumerate(criteria):
-            look = drawing.look(criterion)
-            points = loss_gaps_by(where(drawn, criterion=criterion), "epoch")
-            for epoch in filter(points.get, epochs):
-                gaps, shift = points[epoch], (place - (len(criteria) - 1) / 2) * width
-                x = epochs.index(epoch) + shift
-                ax.bar(x, np.mean(gaps), 0.9 * width, color=look["color"], label=look["label"])
-                ax.plot([x] * len(gaps), gaps, "o", color="black", markersize=2, alpha=0.6)
-        drawing.categories(ax, [str(epoch) for epoch in epochs])
-        ax.set(title=f"{title}, {count} stages", xlabel="pruned after epoch")
-    return drawing.finish(figure, axes, drawing.LOSS_GAP)
+def _early_stopping(test: list[Row], choice: Choice) -> Figure:
+    """Loss gap of networks pruned early in training, as bars."""
+    early = [row for row in test if row["epoch"] != "best"]
+    count, criteria = max(values(early, "stages")), values(early, "criterion")
+    same = [row for row in where(test, stages=count) if row["criterion"] in criteria]
+    epochs = {epoch: str(epoch) for epoch in (*values(early, "epoch"), "best")}
+    sweep = Sweep(
+        "epoch", line="criterion", ticks=epochs, x_label="pruned after epoch", kind="bars",
+        **PANELS, **GAP | {"wide": False},
+    )  # fmt: skip
+    drawn = table(_without_and_with(same, choice))
+    return plots.curves(drawn, sweep, f"right after pruning in {count} stages")
 
 
-def _without_and_with(rows: list[Row], choice: Choice) -> list[tuple[str, list[Row]]]:
-    """The titles and rows of two panels: no step penalty, and the chosen one."""
-    without, chosen = at_penalties(rows, {}), at_penalties(rows, choice)
-    return [("no step penalty", without), ("selected step penalty", chosen)]
+def _without_and_with(rows: list[Row], choice: Choice) -> list[Row]:
+    """The rows of two panels: no step penalty, and the chosen one."""
+    without = [row | {"chosen": "none"} for row in at_penalties(rows, {})]
+    return without + [row | {"chosen": "selected"} for row in at_penalties(rows, choice)]

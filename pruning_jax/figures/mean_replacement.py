@@ -1,22 +1,27 @@
-"""The figures of the mean-replacement study, numbered as the paper's.
+"""What the study of mean replacement (S4) draws, numbered as the paper's figures.
 
 Of the paper's figures only what its text says of them is known here, so these show the same
 quantities and do not copy a layout.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pruning_jax.figures import drawing, methods
+from pruning_jax.figures import plots
+from pruning_jax.figures.looks import LABELS
+from pruning_jax.figures.plots import Sweep, table
 from pruning_jax.measurements import Row, values, where
 from pruning_jax.measurements import mean_replacement as measured
 from pruning_jax.measurements.profiles import profile
 
 CHOSEN_BY = ("mrs", "abs_mrs", "rs", "abs_rs")
 BINS = 16
+PENALTY = "pruning penalty (nats)"
+METHODS = {"line": "criterion", "dash": "replacement"}
+METHODS |= {"dashes": {"zero": "removed alone", "mean": "mean folded in"}}
 
 
 def mean_replacement(rows: Iterable[Row]) -> dict[str, Figure]:
@@ -35,9 +40,8 @@ def mean_replacement(rows: Iterable[Row]) -> dict[str, Figure]:
         splits = sorted({row["split"] for row in found if "split" in row})
         for split in splits:
             own = [row for row in found if row.get("split", split) == split]
-            for number, figure in _of_penalties(own):
-                suffix = f"_{split}" if len(splits) > 1 else ""
-                figure.suptitle(f"{split} loss", fontsize="medium")
+            suffix = f"_{split}" if len(splits) > 1 else ""
+            for number, figure in _of_penalties(own, f"{split} loss"):
                 figures[f"figure_{number}_{workload}{suffix}"] = figure
         for number, figure in _of_units(found):
             figures[f"figure_{number}_{workload}"] = figure
@@ -46,211 +50,149 @@ def mean_replacement(rows: Iterable[Row]) -> dict[str, Figure]:
 
 def _of_units(rows: list[Row]) -> Iterator[tuple[int, Figure]]:
     selected, activations = where(rows, phase="selected"), where(rows, phase="activations")
-    layer = {name: row[name] for row in selected[:1] for name in ("layers", "fraction")}
     if activations:
-        yield 6, squared_activations(activations)
-    if selected and (size := measured.layer_size(rows, **layer)):
-        yield 7, ever_selected(selected, size)
+        yield 6, _squared_activations(activations)
+    if selected and (size := measured.layer_size(rows, **_layer(selected))):
+        yield 7, _ever_selected(selected, size)
 
 
-def _of_penalties(rows: list[Row]) -> Iterator[tuple[int, Figure]]:
-    settings = measured.comparable(rows)
-    pairs = [pair for pair in measured.fine_tuned_pairs(rows) if all(map(_finite, pair))]
-    selected = where(rows, phase="selected")
-    layer = {name: row[name] for row in selected[:1] for name in ("layers", "fraction")}
-    in_layer = where(settings, **layer) if layer else []
-    if in_layer:
-        yield 2, penalty_by_step(in_layer)
+def _of_penalties(rows: list[Row], split: str) -> Iterator[tuple[int, Figure]]:
+    settings, layer = measured.comparable(rows), _layer(where(rows, phase="selected"))
+    pairs = {"x": "zero", "y": "mean", "labels": ("removed alone", "mean folded in")}
+    pairs |= {"title": f"{PENALTY}, {split}", "of": "settings"}
+    if layer and where(settings, **layer):
+        steps = _penalties(where(settings, **layer), "step", x_label="training step")
+        yield 2, plots.curves(*steps, f"{split}, {_described(layer)}")
     if settings:
-        yield 3, folding(settings)
-    if pairs:
-        yield 4, fine_tuning(pairs)
+        yield 3, plots.density(_both(settings), panel="criterion", panels=LABELS, **pairs)
+    if tuned := [row for row in _fine_tuned(rows) if np.isfinite([row["zero"], row["mean"]]).all()]:
+        counts = {count: f"{count} steps" for count in values(tuned, "steps")}
+        grid = {"panel": "steps", "panels": counts, "row": "criterion"}
+        yield 4, plots.density(table(tuned), **grid, **pairs)
     if settings:
-        yield 5, profiles(settings)
-        yield 8, penalty_by_fraction(settings)
-        yield 9, areas_by_layers(settings)
+        yield 5, _profiles(settings, split)
+        yield 8, _penalty_by_fraction(settings, split)
+        yield 9, _areas_by_layers(settings, split)
 
 
-def penalty_by_step(settings: list[Row]) -> Figure:
-    """Figure 2: the penalty along training, a curve a method: 12 curves in 6 colours.
-
-    Args:
-      settings: `measurements.mean_replacement.comparable` rows of one layer set and fraction; a
-        point is the mean over seeds.
-    """
-    steps = values(settings, "step")
-    layers, fraction = settings[0]["layers"], settings[0]["fraction"]
-    figure, (ax,) = drawing.panels(1)
-    figure.set_size_inches(7.0, 4.2)
-    methods.mean_penalties(ax, steps, [where(settings, step=step) for step in steps])
-    ax.set(xlabel="training step", title=f"{layers}, {_percent(fraction)} of units")
-    return methods.finish(figure, [ax], methods.PENALTY, wide=True)
+def _penalties(settings: list[Row], x: str, **changes: Any) -> tuple[plots.Table, Sweep]:
+    """Each method's penalty over the settings."""
+    both = _both(settings)
+    ids = [name for name in both if name not in METHODS["dashes"]]
+    sweep = Sweep(x, "penalty", **METHODS, y_label=PENALTY, wide=True)
+    return both.melt(ids, var_name="replacement", value_name="penalty"), sweep._replace(**changes)
 
 
-def folding(settings: list[Row]) -> Figure:
-    """Figure 3: the penalty with the mean folded in against that without, a panel a criterion.
-
-    Args:
-      settings: comparable rows of every probe, layer set, fraction and seed: a point each. Points
-        below y = x gain by folding.
-    """
-    penalties = measured.penalties(settings)
-    criteria = methods.in_order(settings[0]["penalty"])
-    figure, axes = methods.grid(len(criteria), sharex=True)
-    for ax, criterion in zip(axes, criteria, strict=True):
-        zero, mean = penalties[criterion, "zero"], penalties[criterion, "mean"]
-        methods.scatter(ax, criterion, (zero, mean), named=False)
-        title = f"{drawing.look(criterion)['label']}: {methods.gains(zero, mean)}"
-        ax.set_title(title, fontsize="medium")
-    return methods.finish_scatter(figure, axes, penalties.values())
+def _both(settings: list[Row]) -> plots.Table:
+    """A row a setting and criterion, with the penalties of its two methods."""
+    same = ("seed", "step", "layers", "fraction")
+    return table(
+        {name: row[name] for name in same} | {"criterion": criterion} | both
+        for row in settings
+        for criterion, both in row["penalty"].items()
+    )
 
 
-def fine_tuning(pairs: Sequence[tuple[Row, Row]]) -> Figure:
-    """Figure 4: as figure 3, a panel for each number of fine-tuning steps after the pruning.
-
-    Args:
-      pairs: from `measurements.mean_replacement.fine_tuned_pairs`: a point each.
-    """
-    counts = sorted({int(count) for pair in pairs for count in pair[0]["penalty"]} - {0})
-    figure, axes = methods.grid(len(counts), sharex=True)
-    drawn = []
-    for ax, count in zip(axes, counts, strict=True):
-        points = np.array([[row["penalty"][str(count)] for row in pair] for pair in pairs], float)
-        chosen = np.array([pair[0]["criterion"] for pair in pairs])
-        for criterion in drawing.criteria([pair[0] for pair in pairs]):
-            methods.scatter(ax, criterion, points[chosen == criterion].T, named=True)
-        ax.set_title(f"{count} steps: {methods.gains(*points.T)}", fontsize="medium")
-        drawn.append(points)
-    return methods.finish_scatter(figure, axes, drawn)
+def _fine_tuned(rows: list[Row]) -> Iterator[Row]:
+    """As `_both`, of fine-tuned networks and each number of steps."""
+    for zero, mean in measured.fine_tuned_pairs(rows):
+        for count in zero["penalty"].keys() - {"0"}:
+            both = {"zero": zero["penalty"][count], "mean": mean["penalty"][count]}
+            yield {"seed": zero["seed"], "criterion": zero["criterion"], "steps": int(count)} | both
 
 
-def profiles(settings: list[Row]) -> Figure:
-    """Figure 5: performance profiles, the share of settings in which a method is near the best.
+def _profiles(settings: list[Row], split: str) -> Figure:
+    """Figure 5: performance profiles, the share of settings in which a method is near the best."""
+    found, taus = [], np.linspace(0, 1, 201)
+    for seed in values(settings, "seed"):
+        costs = measured.penalties(where(settings, seed=seed))
+        for method, shares in zip(costs, profile([*costs.values()], taus), strict=True):
+            same = dict(zip(("criterion", "replacement"), method, strict=True)) | {"seed": seed}
+            found += [
+                same | {"tau": tau, "share": share}
+                for tau, share in zip(taus.tolist(), shares.tolist(), strict=True)
+            ]
+    sweep = Sweep("tau", "share", **METHODS, within=(0, 1), y_label="share of settings")
+    sweep = sweep._replace(x_label="τ: from below the worst (0) to the best (1)")
+    return plots.curves(table(found), sweep, f"{split}, {len(settings):,} settings")
 
-    Args:
-      settings: comparable rows of every probe, layer set, fraction and seed, all pooled.
-    """
-    penalties, taus = measured.penalties(settings), np.linspace(0, 1, 201)
-    shares = profile([*penalties.values()], taus)
-    figure, (ax,) = drawing.panels(1)
-    figure.set_size_inches(7.0, 4.2)
-    for (criterion, replacement), share in zip(penalties, shares, strict=True):
-        look = methods.appearance(criterion, replacement)
-        ax.plot(taus, share, linewidth=1.2, markersize=4, markevery=25, **look)
-    ax.set(xlabel="τ: from below the worst (0) to the best (1)", ylim=(0, 1.02), xlim=(0, 1))
-    return methods.finish(figure, [ax], f"share of {len(settings)} settings")
 
+def _squared_activations(rows: list[Row]) -> Figure:
+    """Figure 6: squared activations of all units and of those that criteria remove.
 
-def squared_activations(rows: list[Row]) -> Figure:
-    """Figure 6: squared activations (a) of all units and (b) of those that criteria remove.
-
-    Args:
-      rows: of phase ``activations``, the units of all seeds pooled; on a logarithmic axis, units
-        that are never active count as the least active of the others.
+    On the logarithmic axis, units that are never active count as the least active of the others.
     """
     squares = np.concatenate([row["mean_square"] for row in rows])
     active = squares[squares > 0]
     low, high = (active.min(), active.max()) if active.size else (0.5, 1.0)
     bins = np.geomspace(low / 1.01, high * 1.01, BINS + 1)
-    figure, (every, removed) = methods.grid(2, sharey=False)
-    _histogram(every, squares, bins, color="#999999", label="all units")
-    for criterion in CHOSEN_BY:
-        chosen = [np.take(row["mean_square"], row["units"].get(criterion, [])) for row in rows]
-        if sum(map(len, chosen)):
-            look = {name: drawing.look(criterion)[name] for name in ("label", "color")}
-            look |= {
-                "histtype": "step",
-                "linewidth": 1.6,
-                "linestyle": "-" if "mrs" in criterion else "--",
-            }
-            _histogram(removed, np.concatenate(chosen), bins, **look)
-    layers, fraction = rows[0]["layers"], _percent(rows[0]["fraction"])
-    every.set_title(f"(a) all units of {layers}")
-    removed.set_title(f"(b) the {fraction} that go first")
-    for ax in (every, removed):
-        ax.set(xscale="log", xlabel="mean squared activation")
-    return drawing.finish(figure, [every, removed], "share of units")
+    chosen = {
+        name: np.concatenate(
+            [np.take(row["mean_square"], row["units"].get(name, [])) for row in rows]
+        )
+        for name in CHOSEN_BY
+    }
+    groups = {"all": {"units": squares}, "removed": {n: of for n, of in chosen.items() if len(of)}}
+    titles = {"all": "(a) all units", "removed": "(b) those that go first"}
+    panels = {
+        titles[panel]: {
+            name: (np.histogram(np.maximum(of, bins[0]), bins)[0] / len(of), bins)
+            for name, of in group.items()
+        }
+        for panel, group in groups.items()
+    }
+    title = f"{_described(rows[0])}; the units of n = {len(rows)} seeds pooled"
+    return plots.histogram(
+        panels, x_label="mean squared activation", y_label="share of units", title=title,
+        log=True,
+    )  # fmt: skip
 
 
-def ever_selected(selected: list[Row], size: int) -> Figure:
-    """Figure 7: the share of a layer's units selected so far, against the training step.
-
-    Args:
-      selected: rows of phase ``selected`` of one layer set and fraction; a line is the mean over
-        seeds, its band their standard deviation.
-      size: units of the layer.
-    """
-    figure, (ax,) = drawing.panels(1)
-    figure.set_size_inches(7.0, 3.8)
-    points: dict[str, dict[int, list[float]]] = {}
+def _ever_selected(selected: list[Row], size: int) -> Figure:
+    """Figure 7: the share of a layer's units selected so far, against the training step."""
+    found = []
     for seed in values(selected, "seed"):
         own = where(selected, seed=seed)
         for criterion, shares in measured.ever_selected(own, size).items():
             for step, share in zip(values(own, "step"), shares, strict=True):
-                points.setdefault(criterion, {}).setdefault(step, []).append(share)
-    for criterion in methods.in_order(points):
-        steps, style = sorted(points[criterion]), drawing.look(criterion)
-        mean = np.array([np.mean(points[criterion][step]) for step in steps])
-        spread = np.array([np.std(points[criterion][step]) for step in steps])
-        ax.plot(steps, mean, markersize=4, markevery=max(len(steps) // 10, 1), **style)
-        ax.fill_between(steps, mean - spread, mean + spread, color=style["color"], alpha=0.2)
-    title = f"{selected[0]['layers']}, {_percent(selected[0]['fraction'])} of {size} units"
-    ax.set(xlabel="training step", ylim=(0, 1.02), title=title)
-    return drawing.finish(figure, [ax], "share ever selected")
+                found.append({"seed": seed, "criterion": criterion, "step": step, "share": share})
+    sweep = Sweep("step", "share", "criterion", within=(0, 1), x_label="training step")
+    sweep = sweep._replace(y_label="share of units ever selected")
+    return plots.curves(table(found), sweep, f"{_described(selected[0])}, {size} units")
 
 
-def penalty_by_fraction(settings: list[Row]) -> Figure:
-    """Figure 8: the mean penalty over probes and seeds against the share of units removed."""
+def _penalty_by_fraction(settings: list[Row], split: str) -> Figure:
+    """Figure 8: the mean penalty over probes against the share of units removed."""
     fractions = sorted({row["fraction"] for row in settings}, key=_rank)
-    layer_sets = _layer_sets(settings)
-    figure, axes = methods.grid(len(layer_sets))
-    for ax, layers in zip(axes, layer_sets, strict=True):
-        of = [where(settings, layers=layers, fraction=fraction) for fraction in fractions]
-        places = [place for place, rows in enumerate(of) if rows]
-        methods.mean_penalties(ax, places, [rows for rows in of if rows])
-        labels = ["one" if f == "one" else f"{100 * f:g}" for f in fractions]
-        ax.set_xticks(range(len(fractions)), labels)
-        ax.set(title=layers, xlabel="units removed (%)")
-    return methods.finish(figure, axes, methods.PENALTY, wide=True)
+    ticks = {f: f if f == "one" else f"{100 * f:g}" for f in fractions}
+    layers = {row["layers"]: row["layers"] for row in settings}
+    look = {"panel": "layers", "panels": layers, "ticks": ticks, "x_label": "units removed (%)"}
+    return plots.curves(*_penalties(settings, "fraction", **look), split)
 
 
-def areas_by_layers(settings: list[Row]) -> Figure:
-    """Figure 9: the area under each method's performance profile within a layer set.
-
-    Args:
-      settings: comparable rows; a point is the mean over seeds, its bar their standard deviation.
-    """
-    layer_sets, criteria = _layer_sets(settings), methods.in_order(settings[0]["penalty"])
-    figure, (ax,) = drawing.panels(1)
-    figure.set_size_inches(7.0, 3.8)
-    for place, layers in enumerate(layer_sets):
-        found = where(settings, layers=layers)
-        areas = [measured.method_areas(where(found, seed=s)) for s in values(found, "seed")]
-        for criterion, replacement in measured.methods(found):
-            own = [area[criterion, replacement] for area in areas]
-            shift = (criteria.index(criterion) - (len(criteria) - 1) / 2) * 0.8 / len(criteria)
-            look = methods.appearance(criterion, replacement) | {"linestyle": "none"}
-            ax.errorbar(place + shift, np.mean(own), np.std(own), markersize=5, **look)
-    ax.set_xticks(range(len(layer_sets)), layer_sets)
-    return methods.finish(figure, [ax], "area under the profile")
+def _areas_by_layers(settings: list[Row], split: str) -> Figure:
+    """Figure 9: the area under each method's performance profile within a layer set."""
+    layers, found = {row["layers"]: row["layers"] for row in settings}, []
+    for layer in layers:
+        of_layer = where(settings, layers=layer)
+        for seed in values(of_layer, "seed"):
+            areas = measured.method_areas(where(of_layer, seed=seed))
+            for (criterion, replacement), area in areas.items():
+                same = {"seed": seed, "layers": layer, "criterion": criterion}
+                found.append(same | {"replacement": replacement, "area": area})
+    sweep = Sweep("layers", "area", **METHODS, ticks=layers, kind="points", within=(0, 1))
+    sweep = sweep._replace(x_label="layers", y_label="area under the performance profile")
+    return plots.curves(table(found), sweep, split)
 
 
-def _histogram(ax: Axes, squares: np.ndarray, bins: np.ndarray, **look: object) -> None:
-    """The share of values in each bin; what lies below the first counts in it."""
-    clipped = np.maximum(squares, bins[0])
-    ax.hist(clipped, bins, weights=np.full(len(squares), 1 / len(squares)), **look)
+def _layer(selected: list[Row]) -> dict[str, Any]:
+    return {name: row[name] for row in selected[:1] for name in ("layers", "fraction")}
 
 
-def _finite(row: Row) -> bool:
-    return bool(np.isfinite([*row["penalty"].values()]).all())
-
-
-def _layer_sets(settings: list[Row]) -> list[str]:
-    return list(dict.fromkeys(row["layers"] for row in settings))
-
-
-def _percent(fraction: float | str) -> str:
-    return "one unit" if fraction == "one" else f"{100 * fraction:g} %"
+def _described(row: Row) -> str:
+    fraction = row["fraction"]
+    share = "one unit" if fraction == "one" else f"{100 * fraction:g} % of units"
+    return f"{row['layers']}, {share}"
 
 
 def _rank(fraction: float | str) -> float:

@@ -8,12 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from pruning_jax.figures.looks import BLUE, GREEN, GREY, RED, SKY, VIOLET
+
 Edges = Iterable[tuple[str, str, int, str, bool]]
 """Producing layer, space, its size, consuming layer, whether it may be pruned."""
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
-"""Of prunable spaces, in turn; Okabe and Ito's."""
-FIXED = "#999999"
+COLOURS, FIXED = (BLUE, RED, GREEN, VIOLET, SKY), GREY
+"""Of prunable spaces, in turn, and of those that may not be pruned."""
 BOX, STEP, LANE = 0.13, 0.5, 0.45
 """In inches: half the height of a box, from row to row, from lane to lane."""
 
