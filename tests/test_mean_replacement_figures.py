@@ -191,10 +191,9 @@ def test_figure_9_has_the_areas_of_each_layer_set(rows, drawn):
 
 def test_any_beginning_of_a_run_is_drawn(rows):
     order = np.random.default_rng(0).permutation(len(rows))
-    for count in (0, 2, 42, 300):
-        for part in (rows[:count], [rows[i] for i in order[:count]]):
-            for figure in figures.mean_replacement(part).values():
-                rendered(figure)
+    for part in (rows[:0], rows[:42], [rows[i] for i in order[:2]], [rows[i] for i in order[:99]]):
+        for figure in figures.mean_replacement(part).values():
+            figure.draw_without_rendering()
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])

@@ -111,6 +111,7 @@ def height_axis(axes: Sequence[Axes], drawn: Iterable[float], axis: str = "y") -
                 if sizes.max() < 1000 * sizes.min():
                     scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
                     scale.set_major_formatter("{x:g}")
+                    scale.set_minor_locator(NullLocator())
                 scale.set_minor_formatter(NullFormatter())
         return
     low = np.quantile(sizes, 0.1)
@@ -123,3 +124,4 @@ def height_axis(axes: Sequence[Axes], drawn: Iterable[float], axis: str = "y") -
     for ax in axes:
         getattr(ax, f"set_{axis}scale")("symlog", linthresh=10.0**least)
         getattr(ax, f"{axis}axis").set_major_locator(FixedLocator(ticks))
+        getattr(ax, f"{axis}axis").set_minor_locator(NullLocator())  # each tick takes time
