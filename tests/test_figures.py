@@ -119,6 +119,11 @@ def test_heights_that_are_not_finite_are_left_out():
 def test_a_column_that_is_missing_is_named():
     with pytest.raises(ValueError, match="no column 'z'; its columns are 'seed', 'x', 'y', 'of'"):
         figures.curves(swept([1.0]), SWEEP._replace(y="z"))
+    look = {"panel": "of", "labels": ("x", "y"), "title": "what"}
+    with pytest.raises(ValueError, match="no column 'z'"):
+        figures.density(swept([1.0]), "x", "z", **look)
+    with pytest.raises(ValueError, match="no row"):
+        figures.density(swept([1.0])[:0], "x", "y", **look)
 
 
 @pytest.mark.parametrize("count", [2, 3])

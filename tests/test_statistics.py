@@ -30,6 +30,17 @@ def test_mean_interval_of_three_hand_worked_values():
     np.testing.assert_allclose(interval, (3.0, 3.0 - half, 3.0 + half), rtol=1e-8)
 
 
+def test_an_interval_ends_where_a_mean_cannot_be():
+    half = 12.706205 * 5  # of Student's with one degree of freedom, times the standard error
+    assert statistics.mean_interval([10.0, 20.0]) == pytest.approx((15, 15 - half, 15 + half))
+    assert statistics.mean_interval([10.0, 20.0], within=(0, 60)) == (15, 0, 60)
+    several = statistics.student_interval(
+        np.array([15.0, 50.0]), np.array([5.0, 1.0]), np.array([2, 1]), within=(0, 100)
+    )
+    np.testing.assert_allclose(several.low, [0, np.nan])
+    np.testing.assert_allclose(several.high, [15 + half, np.nan])
+
+
 def test_mean_interval_of_equal_values_is_a_point():
     assert statistics.mean_interval([0.25] * 5) == (0.25, 0.25, 0.25)
 

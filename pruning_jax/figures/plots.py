@@ -152,14 +152,7 @@ def summary(rows: Table, sweep: Sweep) -> Table:
       A table of row, panel, line, dash, x, mean, low, high and n.
     """
     names = {"row": sweep.row, "panel": sweep.panel, "line": sweep.line, "dash": sweep.dash}
-    names |= {"x": sweep.x, "y": sweep.y, "seed": "seed"}
-    if rows.empty:
-        rows = rows.reindex(columns=[*filter(None, names.values())])
-    for name in names.values():
-        if name is not None and name not in rows:
-            there = ", ".join(map(repr, rows)) or "none"
-            raise ValueError(f"the table has no column {name!r}; its columns are {there}")
-    plain = rows[[]].assign(**{key: rows[name] if name else "" for key, name in names.items()})
+    plain = _picked(rows, names | {"x": sweep.x, "y": sweep.y, "seed": "seed"})
     plain["y"] = plain["y"].astype(float)
     plain = plain[np.isfinite(plain["y"])]
     by = ["row", "panel", "line", "dash", "x"]
@@ -170,6 +163,17 @@ def summary(rows: Table, sweep: Sweep) -> Table:
         found["mean"], found.pop("sem"), found["count"], within=np.reshape(bounds, (-1, 2)).T
     )
     return found.rename(columns={"count": "n"})
+
+
+def _picked(rows: Table, names: Mapping[str, str | None]) -> Table:
+    """The columns under other names; one without a name is empty text."""
+    if rows.empty:
+        rows = rows.reindex(columns=[*filter(None, names.values())])
+    for name in filter(None, names.values()):
+        if name not in rows:
+            there = ", ".join(map(repr, rows)) or "none"
+            raise ValueError(f"the table has no column {name!r}; its columns are {there}")
+    return rows[[]].assign(**{key: rows[name] if name else "" for key, name in names.items()})
 
 
 def counted(counts: Iterable[int]) -> str:
@@ -206,10 +210,13 @@ def density(
       labels: of the two axes.
       title: what is shown, with its unit.
       of: what the points are.
+
+    Raises:
+      ValueError: a column is missing, or there is no point.
     """
-    names = {"x": x, "y": y, "panel": panel, "seed": "seed"}
-    plain = rows[[]].assign(row="", **{key: rows[name] for key, name in names.items()})
-    plain["row"] = rows[row] if row else ""
+    plain = _picked(rows, {"x": x, "y": y, "panel": panel, "row": row, "seed": "seed"})
+    if plain.empty:
+        raise ValueError("the table has no row; there is nothing to draw")
     shown, titles = looks(plain["row"]), ordered(plain["panel"], panels)
     sweep = Sweep("x", "y", "", None, "panel", row and "row", panels=panels)
     sweep = sweep._replace(
