@@ -166,6 +166,28 @@ def leaf_layers(trace: Trace | None, leaves: Mapping[str, Array]) -> list[LeafLa
     return found
 
 
+def ranked(
+    scope: str, trace: Trace | None, leaves: Mapping[str, Array]
+) -> tuple[list[LeafLayer], list[tuple[int, ...]]]:
+    """The layers of leaves as a scope of `selection` ranks them, and the dimensions of each.
+
+    Args:
+      scope: a row of `selection.SCOPES`: of "global" a leaf is a layer, whatever it stacks.
+      trace: of the model, or ``None``.
+      leaves: the leaf's path, as in `leaf_of` -> an array.
+
+    Raises:
+      ValueError: for "erk", a leaf that the trace does not have, or whose features it cannot tell
+        apart.
+    """
+    layers, arrays = leaf_layers(None if scope == "global" else trace, leaves), [*leaves.values()]
+    shapes = [layer.of(arrays).shape for layer in layers]
+    if scope == "erk" and trace is not None:
+        wholes = [[*leaves.items()][layer.leaf] for layer in layers]
+        shapes = [dimensions(trace, name, leaf.shape) for name, leaf in wholes]
+    return layers, shapes
+
+
 def together(parts_of: list[LeafLayer], masks: list[Array]) -> list[Array]:
     """The masks of leaves, of those of their layers."""
     found: dict[int, list[Array]] = {}

@@ -64,14 +64,9 @@ def from_scores(
     choices.check("scope", scope, SCOPES)
     paths, leaves = _checked_scores(scores)
     before = _checked_masks(scores, masks)
-    named = dict(zip(paths, leaves, strict=True))
-    layers = layouts.leaf_layers(None if scope == "global" else trace, named)
+    layers, shapes = layouts.ranked(scope, trace, dict(zip(paths, leaves, strict=True)))
     names = [layer.name for layer in layers]
     parts, earlier = ([layer.of(arrays) for layer in layers] for arrays in (leaves, before))
-    shapes = [part.shape for part in parts]
-    if scope == "erk" and trace is not None:
-        wholes = [(paths[layer.leaf], leaves[layer.leaf].shape) for layer in layers]
-        shapes = [layouts.dimensions(trace, *whole) for whole in wholes]
     masks = [None] * len(layers)
     count = round(sparsity * sum(leaf.size for leaf in leaves))
     for group, number in selection.SCOPES[scope](shapes, count):
