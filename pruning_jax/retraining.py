@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pruning_jax import choices, layouts, masks, training, trees
+from pruning_jax import choices, layouts, masks, recipes, training, trees
 from pruning_jax.recipes import Recipe
 from pruning_jax.tracing import Trace
 from pruning_jax.types import Array, Masks, Params
@@ -25,9 +25,10 @@ def original_schedule(recipe: Recipe) -> Recipe:
 def last_learning_rate(recipe: Recipe) -> Recipe:
     """The learning rate that pretraining ended with, held constant (fine-tuning, S0, section 3)."""
     passed = sum(boundary < recipe.epochs for boundary in recipe.boundaries)
-    return recipe._replace(
-        learning_rate=recipe.learning_rate * recipe.factor**passed, boundaries=()
-    )
+    last = recipe.learning_rate * recipe.factor**passed
+    if recipe.annealing == "cosine":  # that of the last epoch's first step, for the end's is 0
+        last = float(recipes.learning_rate(recipe, 1)(recipe.epochs - 1))
+    return recipe._replace(learning_rate=last, boundaries=(), warmup=0, annealing="steps")
 
 
 class Regime(NamedTuple):

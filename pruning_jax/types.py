@@ -17,6 +17,18 @@ Masks = PyTree
 """Booleans, True = kept. ``None`` where a leaf is not prunable."""
 
 
+class Extended(NamedTuple):
+    """The parameters of a model, and what a method trains beside them.
+
+    Attributes:
+      params: of the model.
+      added: such as variances or gates; no recipe decays them.
+    """
+
+    params: Params
+    added: PyTree
+
+
 class Batch(NamedTuple):
     """Examples on the device.
 

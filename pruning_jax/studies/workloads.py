@@ -234,7 +234,10 @@ def recipe_of(config: Mapping[str, Any]) -> recipes.Recipe:
     ]
     if missing:
         raise ValueError(f"training has no field {missing[0]!r}; it needs {', '.join(missing)}")
-    recipe = recipes.Recipe(**config | {"boundaries": tuple(config.get("boundaries", ()))})
+    values = dict(config)
+    values["boundaries"] = tuple(values.get("boundaries", ()))
+    values["options"] = tuple(sorted(dict(values.get("options", ())).items()))
+    recipe = recipes.Recipe(**values)
     recipes.check(recipe)
     return recipe
 
