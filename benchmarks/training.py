@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from pruning_jax import models, recipes, training
+from pruning_jax import methods, models, recipes, training
 from pruning_jax.lab import meshes, replicates
 from pruning_jax.training import pieces, steps
+from pruning_jax.training.steps import STATIC
 from pruning_jax.types import Batch
 
 THREADS, CLASSES = 2, 10
@@ -20,7 +21,15 @@ STEPS, BATCH = 10, 64
 EPOCH_EXAMPLES, EPOCH_BATCH, WIDTHS = 50_000, 100, (784, 300, 100, 10)
 
 
-def _started(name: str, examples: int, batch_size: int, shape: tuple[int, ...], **fields):
+def started(
+    name: str,
+    examples: int,
+    batch_size: int,
+    shape: tuple[int, ...],
+    method: methods.Method = STATIC,
+    **fields,
+):
+    """A task, its beginning and its examples, of normal inputs and random labels."""
     module = models.build(name, CLASSES, **fields)
     keys = jax.random.split(jax.random.key(0), 3)
     train = Batch(
@@ -28,12 +37,12 @@ def _started(name: str, examples: int, batch_size: int, shape: tuple[int, ...], 
         jax.random.randint(keys[1], (examples,), 0, CLASSES),
     )
     recipe = recipes.Recipe(1, batch_size, 0.01, weight_decay=5e-4)
-    task = training.Task(models.train_fn(module), models.apply_fn(module), recipe)
+    task = training.Task(models.train_fn(module), models.apply_fn(module), recipe, method=method)
     variables = models.init(module, keys[2], train.inputs[:1])
     return task, training.start(task, variables, keys[2], examples), train
 
 
-class _Loop:
+class Loop:
     """Our loop over one epoch of a training split, again and again."""
 
     def __init__(self, task, progress, train):
@@ -44,9 +53,11 @@ class _Loop:
 
     def run(self):
         if self.scans:
-            self.state, record = self.programs.scan(self.state, self.train, self.order)
+            self.state, record = self.programs.scan(self.state, self.train, self.order, np.int32(0))
         else:
-            self.state, record = pieces.dispatch(self.programs, self.state, self.train, self.order)
+            self.state, record = pieces.dispatch(
+                self.programs, self.state, self.train, self.order, 0
+            )
         return jax.block_until_ready((self.state, record))[1]
 
 
@@ -79,9 +90,9 @@ def _pytorch_steps(variables, train: Batch, order: np.ndarray):
 
 def small_conv_steps() -> None:
     """Ten steps of Small Conv at batch 64, SGD with momentum and decay, the same on both sides."""
-    task, progress, train = _started("small_conv", STEPS * BATCH, BATCH, (32, 32, 3))
+    task, progress, train = started("small_conv", STEPS * BATCH, BATCH, (32, 32, 3))
     variables = jax.tree.map(np.array, progress.state.variables)
-    ours = _Loop(task, progress, train)
+    ours = Loop(task, progress, train)
     sides = {"ours": ours.run}
     if importlib.util.find_spec("torch") is None:
         print("\nPyTorch is not installed: ours alone")
@@ -119,10 +130,10 @@ def _products():
 
 def mlp_epoch() -> None:
     """An epoch of MLP-300-100 against the same multiply-accumulates as plain products."""
-    task, progress, train = _started(
+    task, progress, train = started(
         "mlp", EPOCH_EXAMPLES, EPOCH_BATCH, (28, 28, 1), widths=WIDTHS[1:-1], activation="tanh"
     )
-    ours, products = _Loop(task, progress, train), _products()
+    ours, products = Loop(task, progress, train), _products()
     times = timing.in_turns({"our epoch": ours.run, "its matrix products": products})
     timing.report(
         f"an epoch of MLP-300-100, {EPOCH_EXAMPLES:,} examples, batch {EPOCH_BATCH}",

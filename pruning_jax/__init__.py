@@ -14,6 +14,7 @@ from pruning_jax import criteria as criteria
 from pruning_jax import curvature as curvature
 from pruning_jax import losses as losses
 from pruning_jax import masks as masks
+from pruning_jax import methods as methods
 from pruning_jax import replacement as replacement
 from pruning_jax import schedules as schedules
 from pruning_jax import units as units
@@ -37,6 +38,7 @@ __all__ = [
     "load",
     "losses",
     "masks",
+    "methods",
     "prune",
     "replacement",
     "save",

@@ -14,7 +14,7 @@ GROUPS = (
     {"losses", "recipes", "lab.meshes", "lab.replicates"},
     {"tracing", "units", "data", "selection", "masks", "layouts", "schedules"}
     | {"lab.blocks", "lab.sweeps"},
-    {"curvature", "criteria", "replacement", "models", "saving", "exporting", "onnx"},
+    {"curvature", "criteria", "replacement", "methods", "models", "saving", "exporting", "onnx"},
     {"pruning", "training", "evaluation"},
     {"retraining", "analysis"},
     {"lab.jobs", "lab.trainings"},

@@ -50,7 +50,12 @@ def offered(room, name, found):
 
 OFFERED = offered(pj, "pj", {})
 FUNCTIONS = {name: thing for name, thing in OFFERED.items() if inspect.isfunction(thing)}
-TABLES = (pj.criteria.WEIGHT_CRITERIA, pj.criteria.UNIT_CRITERIA, pj.schedules.SCHEDULES)
+TABLES = (
+    pj.criteria.WEIGHT_CRITERIA,
+    pj.criteria.UNIT_CRITERIA,
+    pj.schedules.SCHEDULES,
+    pj.methods.METHODS,
+)
 SOURCED = {
     name
     for name, function in FUNCTIONS.items()

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from configs import pruning_mechanism as configs
 from pruning_jax import (
     data,
+    methods,
     models,
     studies,
     tracing,
@@ -28,6 +29,7 @@ from pruning_jax.measurements import where
 from pruning_jax.recipes import Recipe
 from pruning_jax.studies import pruning_mechanism
 from pruning_jax.studies.pruning_mechanism import asked, measures, networks
+from pruning_jax.training.steps import STATIC
 from pruning_jax.types import Batch
 
 STUDY = studies.find("pruning_mechanism")
@@ -557,7 +559,7 @@ class Normed(nn.Module):
 
 
 NORMS = tuple(f"BatchNorm_{number}/scale" for number in range(3))
-PENALTY = training.ScaleL1(NORMS, 1e-2)
+PENALTY = methods.build("slimming", strength=1e-2, scales=NORMS)
 
 
 def scales(variables):
@@ -593,7 +595,7 @@ def channel_run(tmp_path_factory):
 def test_channels_are_pruned_and_trained_with_the_penalty_on_scales(channel_run):
     workload, _, _ = channel_run
     task = networks.task_of(workload, "channel")
-    assert task.regulariser == PENALTY and workload.pretraining.regulariser is None
+    assert task.method == PENALTY and workload.pretraining.method == STATIC
     _, before, everything = network(channel_run, **DENSE)
     assert flat(everything, [f"params/Dense_{number}/kernel" for number in range(4)]).all()
     gone = [np.zeros(10, bool)] * 2
@@ -610,7 +612,7 @@ def test_channels_are_pruned_and_trained_with_the_penalty_on_scales(channel_run)
         assert row["removed"] == 940 - left and row["prunable"] == 940
         _, before, trained_kept = network(channel_run, **columns)
         key = jax.random.fold_in(keys()["retraining"], number)
-        assert_same(before, fitted(workload, WHOLE, pruned, key, kept, regulariser=PENALTY))
+        assert_same(before, fitted(workload, WHOLE, pruned, key, kept, method=PENALTY))
         assert_same(trained_kept["params"], kept["params"])
 
 

@@ -8,6 +8,7 @@ from closeness import NETWORK, ROUNDING, assert_close, largest
 
 from pruning_jax import (
     masks,
+    methods,
     models,
     recipes,
     retraining,
@@ -17,7 +18,6 @@ from pruning_jax import (
 )
 from pruning_jax.lab import meshes, replicates
 from pruning_jax.recipes import Recipe
-from pruning_jax.training import ScaleL1
 from pruning_jax.types import Batch
 
 PRETRAINING = Recipe(200, 100, 0.1, boundaries=(70, 140), factor=0.1)
@@ -288,8 +288,8 @@ def test_shares_and_cycles_out_of_range_are_refused(share, cycles, named):
 
 def test_an_l1_penalty_adds_its_sign_to_the_gradient_of_the_scales(pretraining):
     history, _ = pretraining
-    penalty = ScaleL1(("Dense_0/bias",), 0.5)
-    penalised = TASK._replace(regulariser=penalty)
+    penalty = methods.build("slimming", strength=0.5, scales=("Dense_0/bias",))
+    penalised = TASK._replace(method=penalty)
     steps = {}
     for task in (TASK, penalised):
         state = replicates.stack([training.start(task, history[5], KEY, EXAMPLES).state])
@@ -308,4 +308,5 @@ def test_an_l1_penalty_adds_its_sign_to_the_gradient_of_the_scales(pretraining):
 )
 def test_a_penalty_that_cannot_be_taken_is_refused(names, strength, said):
     with pytest.raises(ValueError, match=said):
-        ScaleL1(names, strength)({"kernel": jnp.ones(2)})
+        penalty = methods.slimming(strength=strength, scales=names)
+        penalty.penalty({"kernel": jnp.ones(2)}, None, 0)

@@ -225,7 +225,7 @@ def test_a_run_stopped_within_epochs_gives_the_same_bits_and_records(
 def test_scanned_steps_come_in_few_lengths_of_50_at_most(whole, every, lengths, monkeypatch):
     monkeypatch.setattr(pieces, "dispatch", None)
 
-    def scan(state, train, order):
+    def scan(state, train, order, first):
         return state, (np.zeros(order.shape[:2]), np.zeros(order.shape[:2]))
 
     programs, order = steps.Programs(None, scan, None, None, None), np.zeros((1, whole, 8), int)

@@ -15,7 +15,7 @@ from pruning_jax.lab import meshes, processes
 from pruning_jax.types import PyTree
 
 
-def lift(function: Callable, count: int, mesh: Mesh | None = None) -> Callable:
+def lift(function: Callable, count: int, mesh: Mesh | None = None, shared: int = 0) -> Callable:
     """Lifts `function` to arguments whose leaves have a leading replicate axis.
 
     One replicate on a device runs as it is, many run together under `jax.vmap`.
@@ -24,29 +24,36 @@ def lift(function: Callable, count: int, mesh: Mesh | None = None) -> Callable:
       function: of one replicate.
       count: of replicates; on several devices a multiple of `slots`.
       mesh: whose devices share the replicates; by default one device has them all.
+      shared: how many of the last arguments are the same for all, without that axis.
     """
     if mesh is None:
-        return _together(function, count)
-    side_by_side = PartitionSpec(meshes.REPLICATES)
-    return jax.shard_map(
-        _together(function, count // slots(mesh)),
-        mesh=mesh,
-        in_specs=side_by_side,
-        out_specs=side_by_side,
-        axis_names={meshes.REPLICATES},
-        check_vma=False,
-    )
+        return _together(function, count, shared)
+    together, side_by_side = _together(function, count // slots(mesh), shared), meshes.REPLICATES
+
+    def lifted(*arguments):
+        own = len(arguments) - shared
+        return jax.shard_map(
+            together,
+            mesh=mesh,
+            in_specs=(*[PartitionSpec(side_by_side)] * own, *[PartitionSpec()] * shared),
+            out_specs=PartitionSpec(side_by_side),
+            axis_names={side_by_side},
+            check_vma=False,
+        )(*arguments)
+
+    return lifted
 
 
-def _together(function: Callable, count: int) -> Callable:
-    if count > 1:
-        return jax.vmap(function)
-
-    def one(*arguments):
-        result = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
+def _together(function: Callable, count: int, shared: int) -> Callable:
+    def lifted(*arguments):
+        own = len(arguments) - shared
+        if count > 1:
+            return jax.vmap(function, (*[0] * own, *[None] * shared))(*arguments)
+        first = jax.tree.map(lambda leaf: leaf[0], arguments[:own])
+        result = function(*first, *arguments[own:])
         return jax.tree.map(lambda leaf: leaf[None], result)
 
-    return one
+    return lifted
 
 
 def slots(mesh: Mesh) -> int:

@@ -1,4 +1,4 @@
-"""One jitted step and one loop, for any model, recipe and masks, over one or many replicates."""
+"""One jitted step and one loop, for any model, recipe and method, over one or many replicates."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -7,17 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruning_jax import evaluation, masks, recipes, trees
+from pruning_jax import evaluation, methods, recipes
 from pruning_jax.lab import meshes, processes, replicates
 from pruning_jax.training import pieces, steps
-from pruning_jax.training.regularisers import ScaleL1
 from pruning_jax.training.steps import Pause, Task, TrainFn, TrainState, taken, train_step
 from pruning_jax.types import Array, Batch, Masks, Params, PyTree
 
 __all__ = [
     "Pause",
     "Progress",
-    "ScaleL1",
     "Task",
     "TrainFn",
     "TrainState",
@@ -67,13 +65,14 @@ def start(
       variables: ``{"params": ..., **model_state}``, as `models.init` returns.
       key: the replicate's.
       examples: of the training split, at least one batch.
-      kept: masks like ``variables["params"]``, or ``None`` to train every weight.
+      kept: masks like ``variables["params"]`` to begin with, of a method that has masks, or
+        ``None``: of the default, to train every weight.
       step: of the recipe at which the run begins, with a fresh optimiser: its learning rate, its
         batches and its randomness are those of that step.
 
     Raises:
-      ValueError: a recipe that cannot be followed on so many examples, or not from that step;
-        masks that are no booleans of the parameters' shapes.
+      ValueError: a recipe that cannot be followed on so many examples, or not from that step; a
+        method that acts later than it ends; masks that are no booleans of the parameters' shapes.
     """
     recipes.check(task.recipe)
     steps_per_epoch = steps.of_an_epoch(task, examples)
@@ -82,15 +81,13 @@ def start(
             f"step is {step!r}; it must be 0 to {task.recipe.epochs * steps_per_epoch}, the end of "
             f"{task.recipe.epochs} epochs of {steps_per_epoch} steps"
         )
+    methods.check_steps(task.method, task.recipe.epochs * steps_per_epoch, step)
     model_state = {name: tree for name, tree in variables.items() if name != "params"}
-    kept = trees.select(variables["params"], ()) if kept is None else kept
-    trees.check_selection("kept", kept, variables["params"])
-    for name, mask in trees.named_leaves(kept).items():
-        if mask.dtype != bool:
-            raise ValueError(f"the mask of {name!r} is {mask.dtype}; masks are booleans")
-    params = masks.apply(variables["params"], kept)
-    opt_state = recipes.optimizer(task.recipe, steps_per_epoch).init(params)
-    state = TrainState(params, model_state, opt_state, kept, jnp.int32(step), key)
+    tx = steps.optimizer(task, steps_per_epoch)
+    run = methods.start(task.method, tx, variables["params"], key, kept)
+    state = TrainState(
+        run.trained, model_state, run.opt_state, run.state, jnp.int32(step), key, task.method
+    )
     best = jax.tree.map(jnp.array, state.variables)
     losses, accuracies = jnp.zeros(steps_per_epoch), jnp.full(steps_per_epoch, -1.0)
     return Progress(state, best, jnp.float32(-1.0), jnp.int32(0), losses, accuracies)

@@ -58,7 +58,7 @@ def take(
         # A piece of a length of its own would be compiled on its own.
         once = scanned and end - first in lengths
         run = programs.scan if once else functools.partial(dispatch, programs)
-        state, record = run(state, train, order[:, first - begin : end - begin])
+        state, record = run(state, train, order[:, first - begin : end - begin], np.int32(first))
         loss, accuracy = map(processes.fetch, record)
         _check_finite(loss, first, whole)
         if pause and end % every == 0:
@@ -66,11 +66,11 @@ def take(
         yield end, state, loss, accuracy
 
 
-def dispatch(programs: Programs, state: TrainState, train: Batch, order: Array):
+def dispatch(programs: Programs, state: TrainState, train: Batch, order: Array, first: int):
     """Steps, one at a time from Python; what `Programs.scan` returns."""
     records = []
-    for index in processes.fetch(order).swapaxes(0, 1):
-        state, record = programs.step(state, train, index)
+    for number, index in enumerate(processes.fetch(order).swapaxes(0, 1), first):
+        state, record = programs.step(state, train, index, np.int32(number))
         records.append(record)
     stacked = (
         np.stack([processes.fetch(x) for x in leaves], 1) for leaves in zip(*records, strict=True)

@@ -10,9 +10,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from pruning_jax import data, evaluation, losses, masks, recipes
+from pruning_jax import data, evaluation, losses, methods, recipes
 from pruning_jax.lab import meshes, processes, replicates
+from pruning_jax.methods import Method, protocol
 from pruning_jax.types import ApplyFn, Array, Batch, Masks, Params, PyTree
+
+STATIC = methods.build("static")
+"""Masks that stay as they are, those that a run is started with."""
 
 
 class TrainFn(Protocol):
@@ -30,39 +34,47 @@ class Task(NamedTuple):
       apply_fn: the model in evaluation mode.
       recipe: the values of the run.
       loss: of an example.
-      regulariser: params -> what is added to a batch's mean loss, such as `ScaleL1`; or ``None``.
+      method: of `methods.build`, whose equal methods are one; by default masks that stay.
     """
 
     train_fn: TrainFn
     apply_fn: ApplyFn
     recipe: recipes.Recipe
     loss: losses.Loss = losses.cross_entropy
-    regulariser: Callable[[Params], Array] | None = None
+    method: Method = STATIC
 
 
 class TrainState(NamedTuple):
     """Everything that the next step depends on.
 
     Attributes:
-      params: the trained leaves.
+      params: what the optimiser moves: the model's parameters, or what a method makes them of.
       model_state: the other collections of the model, such as batch statistics.
       opt_state: the optimiser's.
-      masks: like `params`; True = kept, ``None`` where nothing is masked.
+      sparse: what the method keeps, such as masks.
       step: how many steps were taken.
       key: the replicate's key; a step's randomness is a function of it and the step.
+      method: the task's; it has no leaves.
     """
 
-    params: Params
+    params: PyTree
     model_state: dict[str, PyTree]
     opt_state: PyTree
-    masks: Masks
+    sparse: PyTree
     step: Array
     key: Array
+    method: Method = STATIC
 
     @property
     def variables(self) -> Params:
-        """What the model is applied to."""
-        return {"params": self.params, **self.model_state}
+        """What the model is applied to in evaluation, of one replicate or of all."""
+        seen = protocol.evaluated(self.method, self.step.ndim > 0)
+        return {"params": seen(self.params, self.sparse, self.step), **self.model_state}
+
+    @property
+    def masks(self) -> Masks:
+        """What a method that keeps masks and nothing else keeps."""
+        return self.sparse
 
 
 class Pause(NamedTuple):
@@ -84,36 +96,62 @@ class Pause(NamedTuple):
         )
 
 
+def optimizer(task: Task, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
+    """The recipe's optimiser, as the task's method uses it."""
+    return task.method.optimizer(recipes.optimizer(task.recipe, steps_per_epoch))
+
+
 def train_step(
-    task: Task, tx: optax.GradientTransformationExtraArgs, state: TrainState, batch: Batch
+    task: Task,
+    tx: optax.GradientTransformationExtraArgs,
+    state: TrainState,
+    batch: Batch,
+    step: Array | None = None,
 ) -> tuple[TrainState, tuple[Array, Array]]:
-    """One step: mask the gradient, update, mask the parameters.
+    """One step of the task's method.
+
+    Args:
+      task: what is trained and how.
+      tx: of `optimizer`.
+      state: before the step.
+      batch: its examples.
+      step: how many steps were taken, where that is not for the state to say: a number that
+        replicates share, so that they branch on it together.
 
     Returns:
       The next state, and the batch's mean loss and accuracy before the update.
     """
-    model_key, augment_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+    step = state.step if step is None else step
+    model_key, augment_key = jax.random.split(jax.random.fold_in(state.key, step))
     inputs = data.augment(augment_key, batch.inputs) if task.recipe.augment else batch.inputs
+    train_fn, loss_of = task.method.model(task.train_fn), recipes.loss(task.recipe, task.loss)
+
+    def variables(params):
+        return {"params": params, **state.model_state}
 
     def objective(params):
-        variables = {"params": params, **state.model_state}
-        logits, model_state = task.train_fn(variables, inputs, model_key)
-        loss = task.loss.value(logits, batch.labels).mean()
-        added = 0.0 if task.regulariser is None else task.regulariser(params)
-        return loss + added, (loss, model_state, logits)
+        logits, model_state = train_fn(variables(params), inputs, model_key)
+        loss = loss_of.value(logits, batch.labels).mean()
+        return loss, (loss, model_state, logits)
 
-    gradient, (loss, model_state, logits) = jax.grad(objective, has_aux=True)(state.params)
-    gradient = masks.apply(gradient, state.masks)
-    updates, opt_state = tx.update(gradient, state.opt_state, state.params, step=state.step)
-    params = masks.apply(optax.apply_updates(state.params, updates), state.masks)
-    accuracy = jnp.mean(evaluation.correct(logits, batch.labels))
-    return (
-        TrainState(params, model_state, opt_state, state.masks, state.step + 1, state.key),
-        (loss, accuracy),
+    run = methods.Run(state.params, state.sparse, state.opt_state, step, state.key)
+    batch = batch._replace(inputs=inputs)
+    run, (loss, model_state, logits) = methods.take_step(
+        task.method, tx, run, objective, batch=batch, variables=variables
     )
+    state = state._replace(
+        params=run.trained, model_state=model_state, opt_state=run.opt_state, sparse=run.state
+    )
+    accuracy = jnp.mean(evaluation.correct(logits, batch.labels))
+    return state._replace(step=state.step + 1), (loss, accuracy)
 
 
 class Programs(NamedTuple):
+    """The parts of the loop; the last argument of a step and of a scan is the first step's number.
+
+    Replicates share that number: a method's branches on it stay branches when they are mapped.
+    """
+
     step: Callable
     scan: Callable
     order: Callable
@@ -124,22 +162,23 @@ class Programs(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def programs_of(task: Task, examples: int, count: int, mesh: Mesh) -> Programs:
     """The compiled parts of the loop on a mesh, shared by every run of one task."""
-    tx = recipes.optimizer(task.recipe, examples // task.recipe.batch_size)
+    tx = optimizer(task, examples // task.recipe.batch_size)
 
-    def step(state, train, index, mesh=mesh):
+    def step(state, train, index, number, mesh=mesh):
         batch = Batch(train.inputs[index], train.labels[index])
-        return train_step(task, tx, state, meshes.share(batch, mesh))
+        return train_step(task, tx, state, meshes.share(batch, mesh), number)
 
-    def scan(state, train, order):
+    def scan(state, train, order, first):
         # Flat, for XLA copies a whole split of images of one channel into a layout of its own.
         flat = train.inputs.reshape(examples, -1)
 
-        def scanned(state, index):
+        def scanned(state, at):
+            index, number = at
             inputs = flat[index].reshape(index.shape + train.inputs.shape[1:])
             batch = Batch(inputs, train.labels[index])
-            return train_step(task, tx, state, meshes.share(batch, mesh))
+            return train_step(task, tx, state, meshes.share(batch, mesh), number)
 
-        return jax.lax.scan(scanned, state, order)
+        return jax.lax.scan(scanned, state, (order, first + jnp.arange(len(order))))
 
     def order(key, epoch):
         return data.batch_order(jax.random.fold_in(key, epoch), examples, task.recipe.batch_size)
@@ -150,8 +189,8 @@ def programs_of(task: Task, examples: int, count: int, mesh: Mesh) -> Programs:
 
     lift = functools.partial(replicates.lift, count=count, mesh=mesh)
     return Programs(
-        jax.jit(lift(step), donate_argnums=0),
-        jax.jit(lift(scan), donate_argnums=0),
+        jax.jit(lift(step, shared=1), donate_argnums=0),
+        jax.jit(lift(scan, shared=1), donate_argnums=0),
         jax.jit(lift(order)),
         jax.jit(lift(keep_best)),
         functools.partial(step, mesh=None),
@@ -168,7 +207,8 @@ def scans(programs: Programs, state: TrainState, train: Batch, order: Array) -> 
     first = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (state, train, order[:, 0])
     )
-    return "conv_general_dilated" not in str(jax.make_jaxpr(programs.single_step)(*first))
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    return "conv_general_dilated" not in str(jax.make_jaxpr(programs.single_step)(*first, number))
 
 
 def memory(task: Task, state: TrainState, train: Batch) -> int | None:
@@ -181,7 +221,7 @@ def memory(task: Task, state: TrainState, train: Batch) -> int | None:
 def _memory(task: Task, structure: Any, arrays: tuple) -> int | None:
     described = [jax.ShapeDtypeStruct(*array) for array in arrays]
     state, train = jax.tree.unflatten(structure, described)
-    tx = recipes.optimizer(task.recipe, of_an_epoch(task, train.labels.shape[0]))
+    tx = optimizer(task, of_an_epoch(task, train.labels.shape[0]))
 
     def step(state, train, index):
         return train_step(task, tx, state, Batch(train.inputs[index], train.labels[index]))

@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pruning_jax import criteria, data, masks, retraining, schedules, training, trees, units
+from pruning_jax import (
+    criteria,
+    data,
+    masks,
+    methods,
+    retraining,
+    schedules,
+    training,
+    trees,
+    units,
+)
 from pruning_jax.lab import trainings
 from pruning_jax.lab.jobs import Lab, fill
 from pruning_jax.lab.records import Record
@@ -212,7 +222,8 @@ def task_of(workload: Workload, name: str) -> training.Task:
         return workload.pretraining
     names = [name.removeprefix("params/") for name in workload.trace.model.leaves]
     scales = tuple(name for name in names if name.endswith("/scale"))
-    return workload.pretraining._replace(regulariser=training.ScaleL1(scales, strength))
+    slimming = methods.build("slimming", strength=strength, scales=scales)
+    return workload.pretraining._replace(method=slimming)
 
 
 def train(lab: Lab, group: list[Replicate], network: Network) -> None:
