@@ -1,6 +1,8 @@
 """Every method that trains sparsely, by the promises that all of them make."""
 
 import functools
+import re
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -12,7 +14,7 @@ from closeness import NETWORK, assert_close, assert_same
 
 from pruning_jax import methods, recipes, tracing, training, trees, units
 from pruning_jax.lab import checkpointing, replicates
-from pruning_jax.methods import METHODS, Method
+from pruning_jax.methods import METHODS
 from pruning_jax.training import pieces
 from pruning_jax.types import Batch
 
@@ -62,20 +64,12 @@ SPARSE = {*FIELDS} - {"slimming"}
 """Those whose networks have zeros, with these fields."""
 
 
-def largest_alone(params, key, masks=None):
-    return params, {"kept": jnp.zeros((), jnp.int32)}
-
-
-def _alone_view(trained, state, step, key):
-    return jax.tree.map(lambda x: jnp.where(jnp.abs(x) >= 0.1, x, 0) if x.ndim > 1 else x, trained)
-
-
-def _alone_update(trained, state, taken):
-    return trained, {"kept": state["kept"] + 1}, None
-
-
-OWN = Method(largest_alone, _alone_view, update=_alone_update)
-"""A method that is not ours: the model has no weight below a tenth."""
+PAGE = (Path(__file__).parents[1] / "docs" / "add_a_method.md").read_text("utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+NAMES: dict = {}
+exec(compile(BLOCKS[0], "docs/add_a_method.md", "exec"), NAMES)
+OWN = NAMES["soft_threshold"]()
+"""A method that is not ours, from the page that shows how to add one."""
 
 EVERY = {name: methods.build(name, **fields) for name, fields in FIELDS.items()} | {
     "own": OWN,
@@ -149,6 +143,13 @@ def name(request):
 
 def test_every_row_is_in_the_suite():
     assert METHODS.keys() == FIELDS.keys()
+
+
+def test_the_page_adds_a_method_that_leaves_zeros(capsys):
+    exec(compile(BLOCKS[1], "docs/add_a_method.md", "exec"), NAMES)
+    sparse = methods.finish(OWN, NAMES["run"]).params["kernel"]
+    assert 0 < int((sparse == 0).sum()) < sparse.size
+    assert "kernel" in capsys.readouterr().out
 
 
 def test_what_is_evaluated_is_the_models_parameters_with_positive_zeros(name, whole):

@@ -98,6 +98,16 @@ def test_the_last_snippets_measure_utility_and_draw_a_plane(ran):
     assert (folder / "plane.png").stat().st_size > 10_000
 
 
+def test_the_snippet_of_methods_trains_a_sparse_network(ran):
+    names, printed, _ = ran
+    sparse = names["sparse"]
+    kept = sum(int(mask.sum()) for mask in jax.tree.leaves(sparse.masks))
+    prunable = sum(mask.size for mask in jax.tree.leaves(sparse.masks))
+    assert kept == prunable - round(0.9 * prunable) and not sparse.empty
+    before = names["model"](names["variables"], names["batch"].inputs)
+    assert names["outputs"].shape == before.shape and "layers without a weight: []" in printed
+
+
 def test_the_snippets_are_under_twenty_lines():
     for snippet in blocks("python"):
         assert len([line for line in snippet.splitlines() if line]) <= 20

@@ -406,3 +406,67 @@ def test_squared_error_trains_on_float_targets():
     a = last(task, begin(task, MLP, batch), batch, batch).state.params
     b = last(task, begin(task, MLP, targets), targets, targets).state.params
     assert_close(a, b, NETWORK)
+
+
+def test_the_learning_rate_warms_up_and_follows_a_cosine():
+    recipe = recipes.Recipe(10, 10, 2.0, warmup=2, annealing="cosine")
+    rate = recipes.learning_rate(recipe, steps_per_epoch=3)
+    expected = [min(1, (t + 1) / 6) * (1 + np.cos(np.pi * max(t - 6, 0) / 24)) for t in range(30)]
+    np.testing.assert_allclose([rate(t) for t in range(30)], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "lion", "optax:rmsprop"])
+def test_any_optimiser_of_optax_follows_the_rate_of_the_recipe(name):
+    recipe = recipes.Recipe(4, 1, 0.1, boundaries=(2,), optimizer=name, decays="kernels")
+    recipe = recipe._replace(options=(("eps" if "lion" not in name else "b1", 1e-3),))
+    decays = "rmsprop" not in name
+    recipe = recipe._replace(weight_decay=0.2 if decays else 0.0)
+    recipes.check(recipe)
+    params = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([3.0])}
+    own = {"weight_decay": 0.2, "mask": {"kernel": True, "bias": False}} if decays else {}
+    build = getattr(optax, name.removeprefix("optax:"))
+    reference = build(lambda count: 0.1 * 0.1 ** (count >= 2), **own, **dict(recipe.options))
+    tx = recipes.optimizer(recipe, 1)
+    state, other, expected = tx.init(params), reference.init(params), params
+    for step in range(4):
+        gradient = jax.tree.map(lambda p, step=step: jnp.cos(p * (step + 1)), params)
+        moves, state = tx.update(gradient, state, params, step=step)
+        wanted, other = reference.update(gradient, other, expected)
+        params, expected = (optax.apply_updates(*x) for x in ((params, moves), (expected, wanted)))
+        assert_close(params, expected, NETWORK)
+
+
+def test_weight_decay_can_leave_out_norms_and_biases():
+    recipe = recipes.Recipe(1, 1, 1.0, momentum=0.0, weight_decay=0.1, decays="kernels")
+    params = {"kernel": jnp.ones((1, 2)), "bias": jnp.ones(2)}
+    tx = recipes.optimizer(recipe, 1)
+    moves, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params, step=0)
+    assert_close(moves, {"kernel": jnp.full((1, 2), -0.1), "bias": jnp.zeros(2)}, NETWORK, 1.0)
+
+
+def test_smoothed_labels_are_those_of_optax():
+    logits, labels = jax.random.normal(jax.random.key(0), (5, 3)), jnp.arange(5) % 3
+    recipe = recipes.Recipe(1, 1, 1.0, label_smoothing=0.2)
+    found = recipes.loss(recipe, losses.cross_entropy).value(logits, labels)
+    smooth = optax.smooth_labels(jax.nn.one_hot(labels, 3), 0.2)
+    assert_close(found, optax.softmax_cross_entropy(logits, smooth), NETWORK)
+    assert recipes.loss(recipes.Recipe(1, 1, 1.0), losses.cross_entropy) is losses.cross_entropy
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer": "adamv"}, "did you mean 'adam"),
+        ({"optimizer": "optax:adamv"}, "cannot be imported"),
+        ({"optimizer": "adamw", "options": (("beta", 1),)}, "'adamw' cannot be built"),
+        ({"options": (("nesterov", True),)}, "takes its momentum alone"),
+        ({"warmup": 4}, "warmup is 4 of 4 epochs"),
+        ({"annealing": "cosinus"}, "unknown annealing"),
+        ({"annealing": "cosine", "boundaries": (1,)}, "a cosine has none"),
+        ({"decays": "biases"}, "unknown decays"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+    ],
+)
+def test_recipes_that_cannot_be_followed_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        recipes.check(recipes.Recipe(4, 1, 0.1)._replace(**changes))
