@@ -112,7 +112,7 @@ def test_what_cannot_be_imported_is_refused_by_name(changes, message):
 def test_the_study_of_the_contributor_s_page_runs_from_its_file_and_config(tmp_path, capsys):
     page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
     page = page[page.index("## How to add a study") : page.index("## The layout")]
-    study, config = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    study, config, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "norms.py").write_text(study)
     (tmp_path / "norms_config.py").write_text(config)

@@ -277,7 +277,7 @@ class _Plan:
             equation=entry.equation,
             readings=self._read_at(number, entry.value),
             offset=int(places[0]),
-            repeats=len(places) // np.count_nonzero(np.bincount(units[places])),
+            repeats=len(places) // int(np.count_nonzero(np.bincount(units[places]))),
         )
 
     def _entering(self, entry: Entry) -> np.ndarray:
