@@ -15,6 +15,9 @@ from jaxlib import version
 QUICK, FLAGS = "JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"
 OWN = " --xla_cpu_use_fusion_emitters=false"
 
+# How programs are compiled is no part of what JAX knows them by; this is.
+COMPILED = jax.make_user_context("quick")
+
 # The environment is for the processes that tests start, too; those of xdist have it already.
 quick = os.environ.setdefault(QUICK, "1") not in ("0", "false")
 given = os.environ.get(FLAGS, "").replace(OWN, "")
@@ -26,14 +29,12 @@ if quick and version.__version_info__ < (0, 11):  # later ones have no such flag
 @pytest.fixture(scope="module")
 def optimised():
     """Has programs compiled as a user's are, in started processes and, but for `OWN`, here."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, COMPILED("optimised"):
         patch.setenv(QUICK, "0")
         patch.setenv(FLAGS, given)
         jax.config.update(QUICK.lower(), False)
-        jax.clear_caches()
         yield
     jax.config.update(QUICK.lower(), quick)
-    jax.clear_caches()
 
 
 @pytest.fixture(scope="module", autouse=True)
