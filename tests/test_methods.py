@@ -31,8 +31,11 @@ class Small(nn.Module):
         return nn.Dense(CLASSES)(nn.relu(nn.Dense(6)(nn.relu(x))))
 
 
+APPLY = Small().apply
+
+
 def train_fn(variables, inputs, key):
-    return Small().apply(variables, inputs, train=True, mutable=["batch_stats"])
+    return APPLY(variables, inputs, train=True, mutable=["batch_stats"])
 
 
 def toy(seed):
@@ -44,7 +47,7 @@ def toy(seed):
 
 
 VARIABLES = Small().init(jax.random.key(0), toy(0).inputs)
-GRAPH = units.graph(tracing.trace(Small().apply, VARIABLES, toy(0).inputs))
+GRAPH = units.graph(tracing.trace(APPLY, VARIABLES, toy(0).inputs))
 ACTS = {"every": 2, "last": 10}
 FIELDS = {
     "static": {"sparsity": 0.6, "scope": "erk"},
@@ -91,7 +94,7 @@ def task_of(name):
     optimizer = {"optimizer": "adam", "learning_rate": 0.01} if "adam" in name else {}
     recipe = recipes.Recipe(**{"epochs": 3, "batch_size": BATCH, "learning_rate": 0.1} | optimizer)
     recipe = recipe._replace(weight_decay=0.01)
-    return training.Task(train_fn, Small().apply, recipe, method=EVERY[name])
+    return training.Task(train_fn, APPLY, recipe, method=EVERY[name])
 
 
 @functools.cache

@@ -204,11 +204,18 @@ def scans(programs: Programs, state: TrainState, train: Batch, order: Array) -> 
     """
     if jax.default_backend() != "cpu":
         return True
-    first = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (state, train, order[:, 0])
-    )
+    leaves, structure = jax.tree.flatten((state, train, order[:, 0]))
+    arrays = tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
+    return not _convolves(programs.single_step, structure, arrays)
+
+
+@functools.lru_cache(maxsize=64)
+def _convolves(step: Callable, structure: Any, arrays: tuple) -> bool:
+    """Whether a step of one replicate has convolutions."""
+    described = [jax.ShapeDtypeStruct(*array) for array in arrays]
+    first = jax.tree.unflatten(structure, described)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    return "conv_general_dilated" not in str(jax.make_jaxpr(programs.single_step)(*first, number))
+    return "conv_general_dilated" in str(jax.make_jaxpr(step)(*first, number))
 
 
 def memory(task: Task, state: TrainState, train: Batch) -> int | None:
