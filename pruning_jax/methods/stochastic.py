@@ -1,5 +1,7 @@
 """Methods that train a distribution over weights or gates: variational dropout and L0."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -226,7 +228,7 @@ def l0(*, strength: float, dropped: float = 0.5, graph: UnitGraph | None = None,
             if key is None:
                 return hard_concrete(log_alpha)
             own = jax.random.fold_in(key, next(keys))
-            return hard_concrete(log_alpha, jax.random.uniform(own, log_alpha.shape))
+            return hard_concrete(log_alpha, _uniform(own, log_alpha.shape))
 
         z = jax.tree.map(gate, trained.added)
         if graph is None:
@@ -248,6 +250,14 @@ def l0(*, strength: float, dropped: float = 0.5, graph: UnitGraph | None = None,
         return trained, state, None
 
     return Method(init, view, penalty, update)
+
+
+def _uniform(key: Array, shape: tuple[int, ...]) -> Array:
+    """Draws from (0, 1) in steps of 2^-16: two of each number, for drawing is what a gate costs."""
+    size = math.prod(shape)
+    bits = jax.random.bits(key, ((size + 1) // 2,), jnp.uint32)
+    halves = jnp.concatenate([bits >> 16, bits & 0xFFFF])[:size].reshape(shape)
+    return (halves.astype(jnp.float32) + 0.5) / 2**16
 
 
 def _each_times(params: Params, gate: PyTree) -> Params:
