@@ -9,23 +9,26 @@ from benchmarks import timing
 from benchmarks.training import Loop, started
 from pruning_jax import methods, tracing, units
 
-STEPS, EVERY = 200, 100
+STEPS = {"mlp": 200, "small_conv": 10}
+"""Timed together; masks change once or twice in them."""
+
 NETWORKS = {
     "MLP-300-100, batch 100": ("mlp", 100, (28, 28, 1), {"widths": (300, 100)}),
     "Small Conv 32x32, batch 64": ("small_conv", 64, (32, 32, 3), {"batch_norm": True}),
 }
 
 
-def fields(graph: units.UnitGraph) -> dict[str, dict]:
-    """What every method is built with: masks change every 100 steps, as RigL's do in its source."""
-    at = {"every": EVERY, "last": STEPS}
+def fields(graph: units.UnitGraph, steps: int) -> dict[str, dict]:
+    """What methods are built with: masks of the MLP change every 100 steps, as in RigL's source."""
+    every = steps // 2
+    at = {"every": every, "last": steps}
     return {
         "static": {"sparsity": 0.9},
-        "gradual": {"sparsity": 0.9, "first": EVERY} | at,
+        "gradual": {"sparsity": 0.9, "first": every} | at,
         "set": {"sparsity": 0.9} | at,
         "rigl": {"sparsity": 0.9} | at,
         "straight_through": {"sparsity": 0.9, "every": 1},
-        "ac_dc": {"sparsity": 0.9, "first": 50, "every": 50, "last": 150},
+        "ac_dc": {"sparsity": 0.9, "first": 1, "every": every, "last": 1 + 2 * every},
         "soft_filter": {"fraction": 0.3, "graph": graph} | at,
         "slimming": {"strength": 1e-4},
         "structure_selection": {"strength": 1e-4, "learning_rate": 0.01, "graph": graph},
@@ -37,11 +40,11 @@ def fields(graph: units.UnitGraph) -> dict[str, dict]:
 
 def every_method(title: str, name: str, batch: int, shape: tuple[int, ...], **more) -> None:
     """Times the steps of every method on one network; the plain step's losses come first."""
-    steps = STEPS if name == "mlp" else 10
+    steps = STEPS[name]
     task, progress, train = started(name, steps * batch, batch, shape, **more)
     graph = units.graph(tracing.trace(task.apply_fn, progress.state.variables, train.inputs[:1]))
     sides = {"plain": Loop(*started(name, steps * batch, batch, shape, **more)).run}
-    for method, given in fields(graph).items():
+    for method, given in fields(graph, steps).items():
         if method == "slimming" and not more.get("batch_norm"):
             continue
         built = methods.build(method, **given)

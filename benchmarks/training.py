@@ -17,7 +17,7 @@ from pruning_jax.training.steps import STATIC
 from pruning_jax.types import Batch
 
 THREADS, CLASSES = 2, 10
-STEPS, BATCH = 10, 64
+STEPS, BATCH, EPOCHS = 10, 64, 1_000
 EPOCH_EXAMPLES, EPOCH_BATCH, WIDTHS = 50_000, 100, (784, 300, 100, 10)
 
 
@@ -36,7 +36,7 @@ def started(
         jax.random.normal(keys[0], (examples, *shape)),
         jax.random.randint(keys[1], (examples,), 0, CLASSES),
     )
-    recipe = recipes.Recipe(1, batch_size, 0.01, weight_decay=5e-4)
+    recipe = recipes.Recipe(EPOCHS, batch_size, 0.01, weight_decay=5e-4)
     task = training.Task(models.train_fn(module), models.apply_fn(module), recipe, method=method)
     variables = models.init(module, keys[2], train.inputs[:1])
     return task, training.start(task, variables, keys[2], examples), train
