@@ -37,6 +37,19 @@ def optimised():
     jax.config.update(QUICK.lower(), quick)
 
 
+MOST_MAPS = 30_000
+"""Of memory, in a test process: Linux allows some 65,000, each program takes several, and XLA dies
+by a signal where it gets no more."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Lets go of what was compiled before, where it is much: that takes half a minute."""
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled(tmp_path_factory):
     """Has the processes that a module's tests start share what they compile."""
