@@ -248,7 +248,7 @@ def _resolve(
         raise ValueError(
             f"criterion {name!r} needs {' and '.join(sorted(needs))}, taken on data: give batches, "
             "a Batch, a list of them or a function from the stage to them, not "
-            f"{type(batches).__name__}"
+            + ("an empty list" if batches == [] else type(batches).__name__)
         )
     if "key" in needs and key is None:
         raise ValueError(f"criterion {name!r} draws at random: give key, as jax.random.key(0)")

@@ -293,3 +293,14 @@ def test_exact_diagonal_is_that_of_backpack():
 
     assert ggn.largest_difference("lenet_300_100", examples=4) < NETWORK
     assert ggn.largest_difference("small_conv", examples=3) < NETWORK
+
+
+@pytest.mark.parametrize("measure", [curvature.gradient, curvature.ggn_diagonal])
+@pytest.mark.parametrize("dtype", ["int32", "bool"])
+def test_outputs_that_are_no_floats_are_refused_and_not_given_a_gradient_of_zero(measure, dtype):
+    def classes(variables, inputs):
+        return jnp.round(inputs @ variables["w"]).astype(dtype)
+
+    batch = Batch(jnp.ones((2, 3)), jnp.array([0, 1]))
+    with pytest.raises(ValueError, match=f"outputs are {dtype}, and logits.* are floats"):
+        measure(classes, {"w": jnp.ones((3, 4))}, batch)

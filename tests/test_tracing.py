@@ -222,6 +222,7 @@ def test_one_of_several_outputs_is_selected():
             "select returned None and no arrays; the model's outputs have shapes",
         ),
         (lambda outputs: "logits", "select returned 'logits' and no arrays"),
+        ("logits", "select is 'logits'; it must be a function"),
     ],
 )
 def test_a_select_that_finds_nothing_is_refused(select, message):

@@ -30,6 +30,7 @@ def _logits(apply_fn: ApplyFn, structure: Any, arrays: tuple) -> tuple[int, ...]
             f"apply_fn returned {logits} for inputs of shape {sizes}; it must return logits "
             "(examples, outputs) or (examples, ..., outputs), or numbers (examples,)"
         )
+    _check_logits(logits.dtype)
     return logits.shape
 
 
@@ -67,6 +68,14 @@ def _check_arrays(batch: Batch) -> None:
         raise ValueError(
             f"a batch has inputs of {found} examples and labels of shape {batch.labels.shape}; it "
             "needs at least one example, as many in every input, and a label for each"
+        )
+
+
+def _check_logits(dtype: Any) -> None:
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"the model's outputs are {dtype}, and logits, by which a loss is differentiated, are "
+            "floats; return those, or select= them"
         )
 
 
@@ -171,6 +180,7 @@ def traced(
         trace = tracing.traced(model, variables, batch.inputs)
         tracing.check(trace, variables, batch.inputs)
         shape = trace.model.shape(trace.model.logits)
+        _check_logits(trace.model.avals[trace.model.logits].dtype)
         return trace, (batch.labels.shape[0], *shape[1:])
 
     return _checked(batches, loss, read)

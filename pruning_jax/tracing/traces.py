@@ -121,7 +121,7 @@ def trace(
     Raises:
       ValueError: the model has no layers, does not accept one example on axis 0 of its inputs, has
         variables that are no arrays, or makes an array without entries; inputs without examples or
-        with different numbers of them; `select` finds nothing.
+        with different numbers of them; `select` is no function or finds nothing.
 
     >>> def model(variables, inputs):
     ...     return jax.nn.relu(inputs @ variables["w"]) @ variables["out"]
@@ -131,6 +131,11 @@ def trace(
     [('w', (1, 3), 3), ('out', (3, 2), 6)]
     """
     _check_arrays(variables)
+    if not (select is None or callable(select)):
+        raise ValueError(
+            f"select is {select!r}; it must be a function of what the model returns, as "
+            "lambda outputs: outputs['logits']"
+        )
     function = apply_fn if select is None else _selected(apply_fn, select)
     return trace_of(equations.read_one(function, variables, inputs), function)
 
