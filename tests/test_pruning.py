@@ -237,7 +237,7 @@ def test_variables_of_another_nesting():
         ("linear", 0.5, {"stages": 51}, "51 stages are more than the 25 of 50 weights to remove"),
         ("linear", 0.5, {"stages": 26}, "26 stages are more than the 25 of 50 weights to remove"),
         ("linear", 0.5, {"batches": None}, "'linear' needs gradient, .*not NoneType"),
-        ("quadratic", 0.5, {"batches": []}, "'quadratic' needs ggn and gradient, .*not an empty list"),
+        ("quadratic", 0.5, {"batches": []}, "needs ggn and gradient, .*not an empty list"),
         ("random", 0.5, {"key": None}, "'random' draws at random: give key"),
         ("random", 0.5, {"step_penalty": 0.1}, "'random' takes no step_penalty"),
         ("linear", 0.5, {"step_penalty": -1.0}, "step_penalty is -1.0"),
